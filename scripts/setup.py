@@ -1,0 +1,131 @@
+"""Makes what a purpose needs: system packages, .venv, the locked dependencies; quick when all is there.
+
+    python3 scripts/setup.py run | test | check | bench
+
+Standard library only, for a bare Python 3.11: it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+# A dev environment holds the run environment, at the same versions: what is installed there serves both.
+LOCKS = {"run": ["run", "dev"], "test": ["dev"], "check": ["dev"], "bench": ["run", "dev"]}
+
+
+def main(arguments: list[str]) -> None:
+    """Make the environment of one purpose; exit with a sentence that says what to do when that cannot be."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - reads on older interpreters, to say so
+        sys.exit(f"conch needs Python 3.11 or newer; this is {VERSION}. Try: make PYTHON=python3.11 …")
+    if len(arguments) != 1 or arguments[0] not in LOCKS:
+        sys.exit(f"usage: setup.py {' | '.join(LOCKS)}")
+    purpose = arguments[0]
+    system_packages(purpose)
+    if not any(installed(lock) for lock in LOCKS[purpose]):
+        install(LOCKS[purpose][0])
+
+
+def system_packages(purpose: str) -> None:
+    """Install what the system lacks when we may (root, apt-get), else exit with the one line that does."""
+    missing = missing_packages(purpose)
+    if not missing:
+        return
+    install_line = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    if not shutil.which("apt-get"):
+        sys.exit(f"setup: please install these, by their names on this system: {' '.join(missing)}")
+    if os.geteuid() != 0:
+        sys.exit(
+            f"setup: {' '.join(missing)} missing. Run this once, then try again:\n"
+            f"  sudo apt-get update && sudo {shlex.join(install_line)}"
+        )
+    say(f"installing system packages: {' '.join(missing)}")
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for line in (["apt-get", "update"], install_line):
+        done = subprocess.run(line, check=False, env=quiet, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"setup: {shlex.join(line)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def missing_packages(purpose: str) -> list[str]:
+    """The Debian packages that a purpose needs and this machine lacks."""
+    missing = []
+    if importlib.util.find_spec("ensurepip") is None:
+        missing.append(f"python{VERSION}-venv")
+    if purpose in ("run", "test") and sys.platform == "linux" and not has_libpython():
+        missing.append(f"libpython{VERSION}")  # Triton's Python stub links it; python3 alone lacks it
+    if purpose == "bench":
+        missing += [name for name in ("nginx", "wrk") if not which_system(name)]
+    return missing
+
+
+def has_libpython() -> bool:
+    """Whether this interpreter's shared library is where Triton's stub will look for it."""
+    name = f"libpython{VERSION}.so.1.0"
+    folders = [sysconfig.get_config_var("LIBDIR"), f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"]
+    return any((Path(str(folder)) / name).exists() for folder in folders)
+
+
+def which_system(program: str) -> str | None:
+    """Where a program is, also in sbin, which a user's PATH on Debian leaves out."""
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def installed(lock: str) -> bool:
+    """Whether .venv holds exactly this lock, made by this interpreter."""
+    stamp = VENV / f"conch-{lock}.stamp"
+    return stamp.exists() and stamp.read_text() == fingerprint(lock)
+
+
+def fingerprint(lock: str) -> str:
+    """Changes when the lock or the interpreter does."""
+    base = os.path.realpath(sys.executable)
+    return hashlib.sha256(lock_file(lock).read_bytes() + f"{base} {sys.version}".encode()).hexdigest()
+
+
+def lock_file(lock: str) -> Path:
+    return ROOT / "requirements" / f"{lock}.txt"
+
+
+def install(lock: str) -> None:
+    """Fill .venv from a lock, hashes checked; pip byte-compiles. Starts afresh unless it only has to add."""
+    if not installed("run"):
+        say(f"making {VENV.name} with Python {VERSION}")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+    packages = sum("==" in line for line in lock_file(lock).read_text().splitlines())
+    say(f"installing {packages} locked packages")
+    options = "--disable-pip-version-check install --progress-bar off --no-deps --require-hashes -r"
+    command = [VENV / "bin/python", "-m", "pip", *options.split(), lock_file(lock)]
+    with subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        collected = 0
+        for line in process.stdout:
+            if line.startswith("Collecting ") and sys.stdout.isatty():
+                collected += 1
+                print(f"\r  {collected}/{packages} {line.split()[1]:<50.50}", end="", flush=True)
+    if sys.stdout.isatty():
+        print(f"\r{'':70}\r", end="")
+    if process.returncode:
+        sys.exit("setup: pip failed; its message is above")
+    (VENV / f"conch-{lock}.stamp").write_text(fingerprint(lock))
+    say(f"{VENV.name} is ready")
+
+
+def say(text: str) -> None:
+    print(f"setup: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
