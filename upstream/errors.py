@@ -1,0 +1,84 @@
+"""What can go wrong between Conch and a model server: one small hierarchy, all of it UpstreamError."""
+
+from typing import ClassVar, Literal
+
+Phase = Literal["connect", "head", "body", "silence"]
+
+
+class UpstreamError(Exception):
+    """Root. `str(error)` is for the log and may name an address; `public` is a sentence that a client may see.
+
+    `sent` says whether the request could have reached the server: where it is False, another server may be tried.
+    """
+
+    public: ClassVar[str] = "The model's server failed to answer this request."
+    sent: bool = True
+
+
+class ConnectFailed(UpstreamError):
+    """No connection was made, so nothing was sent."""
+
+    public = "The model's server cannot be reached at the moment."
+    sent = False
+
+
+class Broken(UpstreamError):
+    """The connection ended before the answer did, after bytes of the request were sent."""
+
+    public = "The model's server broke off before its answer was complete."
+
+
+class DeadlinePassed(UpstreamError):
+    """Time ran out: while connecting, before the answer's head, within its body, or in a silence too long."""
+
+    public = "The model did not answer in time."
+
+    def __init__(self, phase: Phase, message: str) -> None:
+        super().__init__(message)
+        self.phase: Phase = phase
+        self.sent = phase != "connect"
+
+
+class ReplyTooLarge(UpstreamError):
+    """The answer is larger than the caller's limit."""
+
+    public = "The model's answer is too large."
+
+
+class BadReply(UpstreamError):
+    """The answer is not what the protocol allows."""
+
+    public = "The model's server sent an answer that cannot be understood."
+
+
+class ModelFailed(UpstreamError):
+    """Triton, or the model in it, answered with an error."""
+
+    public = "The model failed on this request."
+
+
+class Unavailable(UpstreamError):
+    """No server has the model ready, or its queue is full. `retry_after` is in whole seconds."""
+
+    public = "The model is not available at the moment."
+    sent = False
+
+    def __init__(self, message: str, retry_after: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ContextExceeded(UpstreamError):
+    """The prompt, with what it may make, is longer than the model's context."""
+
+    public = "The prompt is longer than this model's context allows; shorten it, or ask for fewer tokens."
+
+
+class Unsupported(UpstreamError):
+    """The deployment cannot honour a field as asked: `source` names it, the message says what it would take."""
+
+    sent = False
+
+    def __init__(self, source: str, message: str) -> None:
+        super().__init__(message)
+        self.source = source
