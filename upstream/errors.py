@@ -1,8 +1,17 @@
 """What can go wrong between Conch and a model server: one small hierarchy, all of it UpstreamError."""
 
+import re
 from typing import ClassVar, Literal
 
 Phase = Literal["connect", "head", "body", "silence"]
+
+# What vLLM and TensorRT-LLM say of a prompt that does not fit; Triton of a queue, and of a model that it does not have.
+_TOO_LONG = re.compile(
+    r"longer than the maximum|maximum (context|model|input|sequence) length|max_(seq|input)_len",
+    re.IGNORECASE,
+)
+_BUSY = re.compile(r"exceeds maximum queue size|request timeout expired", re.IGNORECASE)
+_ABSENT = re.compile(r"unknown model|is not found|no available versions|is not ready", re.IGNORECASE)
 
 
 class UpstreamError(Exception):
@@ -82,3 +91,18 @@ class Unsupported(UpstreamError):
     def __init__(self, source: str, message: str) -> None:
         super().__init__(message)
         self.source = source
+
+
+def failure(message: str, source: str, *, busy: bool = False, absent: bool = False) -> UpstreamError:
+    """What an error of Triton's means, by its words; `busy` and `absent` say what its code tells already.
+
+    `source` goes before the message in the log.
+    """
+    text = f"{source}: {message}"
+    if _TOO_LONG.search(message):
+        return ContextExceeded(text)
+    if busy or _BUSY.search(message):
+        return Unavailable(text, retry_after=1)
+    if absent or _ABSENT.search(message):
+        return Unavailable(text)
+    return ModelFailed(text)

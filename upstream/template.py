@@ -111,6 +111,7 @@ class _Compiled:
             raise TemplateError(f"{name}, line {error.lineno}: {error.message}.") from error
         except Exception as error:  # jinja2 folds constants while it compiles: anything can be raised
             raise TemplateError(f"{name}: {error}.") from error
+        self._globals = dict(self._template.globals)  # flat: jinja2 would copy a chain of maps at each render
         iterates = _iterates_content(tree)
         self.content_format: ContentFormat = "openai" if iterates else "string"
         self._parts_only = iterates and not _tests_for_string(tree)
@@ -120,7 +121,8 @@ class _Compiled:
         pieces: list[str] = []
         left = LONGEST
         try:
-            for piece in self._template.generate(variables):
+            context = self._template.new_context({**self._globals, **variables}, shared=True)
+            for piece in self._template.root_render_func(context):
                 left -= len(piece) + 1  # the 1 bounds a loop of empty pieces
                 if left < 0:
                     raise TemplateError(TOO_LONG)
@@ -264,8 +266,16 @@ def _environment() -> "Environment":
                 raise SecurityError(f"a namespace attribute cannot be named {name!r}")
             super().__setitem__(name, value)
 
+    methods = frozenset(dir(dict))
+
     class Sandbox(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset({"*", "**"})
+
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            """message.role: jinja2 asks for the attribute first, and that a dict has none costs a raised exception."""
+            if type(obj) is dict and attribute in obj and attribute not in methods:
+                return obj[attribute]
+            return super().getattr(obj, attribute)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             _bound(operator, left, right)

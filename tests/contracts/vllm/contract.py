@@ -5,8 +5,8 @@ What it says stands in its prompt, whatever template surrounds it; the last of t
     echo:            what it received, as JSON: {"tensors": {name: {"shape": [...], "data": [...]}}, "parameters": {}}
     script: {JSON}   {"pieces": ["to", "kens"], "pace_ms": 0, "wait_ms": 0, "fail_after": null, "message": "..."}:
                      says the pieces, one token each, after wait_ms, pace_ms apart; with fail_after = n it fails with
-                     the message after n responses. A piece such as "\\udcc3" is a lone byte (0xC3) of a character cut in two,
-                     for the models whose text is cumulative
+                     the message after n responses; a piece "\\udcc3" is a byte (C3) of a character cut in two, for
+                     the models whose text is cumulative
     anything else    "Hello, wörld: 你好 🙂."
 
 A script obeys max_tokens and stop words; an echo is said whole. Requests are counted on the metrics port as
@@ -199,7 +199,7 @@ class Vllm(Contract):
 
 
 class Ensemble(Contract):
-    """Output tokens count what is new in each response; counts are sent when asked for, log probabilities and indices always."""
+    """Output tokens count what is new in each response, when asked for; log probabilities and indices always come."""
 
     cumulative: ClassVar[bool] = False
 

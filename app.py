@@ -1,0 +1,121 @@
+"""Conch, an OpenAI gateway for Triton. This is the map: every route, the lifespan, and how the parts are joined."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from config import Config
+from handlers import chat, models
+from handlers.door.admission import judge
+from handlers.door.gateway import Gateway
+from handlers.door.lifetime import Lifetime
+from handlers.door.wire import Endpoint
+from handlers.ops import health
+from store import open_store
+from upstream.pool import Pool
+
+Handler = Callable[..., Awaitable[Any]]
+
+# Under /v1 and /api/v1, and again under /v1/{pipeline}. What has a parameter comes last.
+API: list[tuple[str, str, Handler]] = [
+    ("POST", "/chat/completions", chat.create),
+    ("GET", "/models", models.index),
+]
+BASES = ("/v1", "/api/v1")
+MODEL: tuple[str, str, Handler] = ("GET", "/models/{id:path}", models.show)
+OPERATOR: list[tuple[str, str, Handler]] = [
+    ("GET", "/healthz", health.healthz),
+    ("GET", "/readyz", health.readyz),
+]
+
+
+def build(config: Config) -> Lifetime:
+    """The whole application for `config`. Raises ValueError for a store that cannot be used."""
+    gateway = Gateway(config)
+    store = open_store(config.store.url, judge(config.plans), clock=gateway.clock)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            await store.migrate()
+            stack.push_async_callback(store.close)
+            gateway.store = store
+            gateway.pool = Pool(config.upstreams, config.models)
+            stack.push_async_callback(gateway.pool.close)
+            gateway.pool.watch()
+            yield
+
+    routes = _routes()
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    table = {
+        (method, route.path): route.endpoint
+        for route in routes
+        if "{" not in route.path
+        for method in route.methods or ()
+    }
+    return Lifetime(app, gateway, table)
+
+
+def _routes() -> list[Route]:
+    endpoints = {handler: Endpoint(handler) for _, _, handler in [*API, MODEL]}
+    flat = [(method, base + path, endpoints[handler]) for base in BASES for method, path, handler in API]
+    piped = [(m, f"{base}/{{pipeline}}{path}", endpoints[handler]) for base in BASES for m, path, handler in API]
+    by_id = [(MODEL[0], base + MODEL[1], endpoints[MODEL[2]]) for base in BASES]
+    operator = [(method, path, Endpoint(handler, public=True)) for method, path, handler in OPERATOR]
+    return [
+        Route(path, endpoint, methods=[method], name=endpoint.name)
+        for method, path, endpoint in [*operator, *flat, *piped, *by_id]
+    ]
+
+
+def serve(config: Config) -> None:
+    """Run the gateway in this process until SIGTERM or SIGINT; a second SIGINT does not wait for what is under way."""
+    import uvicorn
+
+    from handlers.door.protocol import configured
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            super().handle_exit(sig, frame)
+            self._captured_signals.clear()  # uvicorn would raise it again at the end: a clean stop exits with 0
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            logging.getLogger("conch").info("listening on http://%s:%s", f"[{host}]" if ":" in host else host, port)
+
+    settings = config.server
+    Server(
+        uvicorn.Config(
+            build(config),
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop",
+            http=configured(settings.max_header, settings.header_timeout),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=int(settings.keep_alive),
+            timeout_graceful_shutdown=int(settings.drain),
+        )
+    ).run()
+
+
+def main() -> None:
+    """`python app.py VERB`, and the binary's `conch VERB`."""
+    from handlers.ops import commands
+
+    sys.exit(commands.run(sys.argv[1:], build, serve))
+
+
+if __name__ == "__main__":
+    main()

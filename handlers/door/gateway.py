@@ -1,0 +1,24 @@
+"""What `app.build` made for the handlers: the settings, the store's teller, the pool of deployments."""
+
+from collections.abc import Mapping
+
+from config import Config, Model, Pipeline
+from store import Store
+from store.teller import Clock
+from upstream.pool import Pool
+
+VERSION = "0.1.0"
+
+
+class Gateway:
+    """Reaches every handler as `request.gateway`; `store` and `pool` exist while the application's lifespan runs."""
+
+    store: Store
+    pool: Pool
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.clock = Clock()
+        self.started = self.clock() // 1_000_000  # unix seconds
+        self.models: Mapping[str, Model] = {model.id: model for model in config.models}
+        self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}

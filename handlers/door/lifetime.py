@@ -1,0 +1,258 @@
+"""The only middleware: opens a request's lifetime, ends it when the client leaves, and releases whatever it took."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
+
+from handlers.door.errors import ApiError, encode, retry_after, translate, unrouted
+from handlers.door.ids import request_id
+
+if TYPE_CHECKING:
+    from handlers.door.gateway import Gateway
+    from store.records import Authority, Take
+
+log = logging.getLogger("conch")
+
+Headers = list[tuple[bytes, bytes]]
+Release = Callable[[], None] | Callable[[], Awaitable[None]]
+
+KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE_EVERY = 15.0
+JSON = (b"content-type", b"application/json")
+
+
+class Request:
+    """One request, from its head to its last byte: what handlers know of it, and the only way to answer it."""
+
+    __slots__ = (
+        "_keep_alive",
+        "_last_write",
+        "_receive",
+        "_releases",
+        "_send",
+        "_task",
+        "_writing",
+        "authority",
+        "body_read",
+        "extra",
+        "gateway",
+        "id",
+        "left",
+        "path_params",
+        "scope",
+        "started",
+        "started_at",
+        "take",
+        "upstream_seconds",
+    )
+
+    def __init__(self, gateway: "Gateway", scope: Scope, receive: Receive, send: Send) -> None:
+        self.gateway = gateway
+        self.scope = scope
+        self.id = request_id()
+        self.started_at = time.perf_counter()
+        self.upstream_seconds = 0.0
+        self.path_params: Mapping[str, str] = {}
+        self.authority: Authority | None = None
+        self.take: Take | None = None
+        self.extra: dict[str, Any] = {}  # fields of the body that its schema does not have
+        self.body_read = False
+        self.started = False  # the answer's head is out
+        self.left = False
+        self._receive = receive
+        self._send = send
+        self._task: asyncio.Task[Any] | None = None
+        self._releases: list[Release] = []
+        self._keep_alive: asyncio.TimerHandle | None = None
+        self._last_write = 0.0
+        self._writing = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header (its lower-case name), or None."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return value  # type: ignore[no-any-return]
+        return None
+
+    def on_end(self, release: Release) -> None:
+        """Have `release` called when the request has ended, well or not, the last one first."""
+        self._releases.append(release)
+
+    async def receive(self) -> tuple[bytes, bool]:
+        """The next piece of the body, and whether more follows."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.left = True
+            raise asyncio.CancelledError
+        more: bool = message.get("more_body", False)
+        self.body_read = not more
+        return message["body"], more
+
+    async def respond(self, body: bytes, status: int = 200, headers: Headers | None = None) -> None:
+        """Send a whole answer; JSON, unless `headers` name another content type."""
+        head = self._head(headers or [JSON])
+        head.append((b"content-length", b"%d" % len(body)))
+        self.started = True
+        await self._emit({"type": "http.response.start", "status": status, "headers": head})
+        await self._emit({"type": "http.response.body", "body": body})
+
+    async def start_stream(self, headers: Headers) -> None:
+        """Send the head of an answer whose body comes in pieces."""
+        self.started = True
+        await self._emit({"type": "http.response.start", "status": 200, "headers": self._head(headers)})
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """Send a piece of the body; for a stream of events, whole frames."""
+        self._last_write = time.perf_counter()
+        await self._emit({"type": "http.response.body", "body": data, "more_body": not last})
+
+    async def _emit(self, message: Message) -> None:
+        self._writing = True
+        await self._send(message)
+        self._writing = False
+
+    async def fail(self, error: ApiError) -> None:
+        """Answer with an error in the one shape."""
+        await self.respond(encode(error), error.status, [JSON, *error.headers])
+
+    def keep_alive(self, headers: Headers) -> None:
+        """Send a comment frame whenever nothing has flowed for 15 s; before the first write, the head too."""
+        if self._keep_alive is not None:
+            return
+        self._last_write = time.perf_counter()
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            quiet = time.perf_counter() - self._last_write
+            if quiet >= KEEP_ALIVE_EVERY:
+                loop.create_task(self._beat(headers))  # noqa: RUF006 - what it may wait for holds it
+                quiet = 0.0
+            self._keep_alive = loop.call_later(KEEP_ALIVE_EVERY - quiet, look)
+
+        self._keep_alive = loop.call_later(KEEP_ALIVE_EVERY, look)
+
+    async def _beat(self, headers: Headers) -> None:
+        if self._task is None or self._writing:
+            return  # the answer has ended meanwhile, or the client is the slow one
+        if not self.started:
+            await self.start_stream(headers)
+        await self.write(KEEP_ALIVE)
+
+    def leave(self) -> None:
+        """The client has gone: end the handler, once. What it took is released by the Lifetime."""
+        if not self.left and self._task is not None:
+            self.left = True
+            self._task.cancel()
+
+    async def run(self, handle: Callable[[], Awaitable[None]]) -> None:
+        """Run `handle` to its end, or to the client's, or to its error's; then release, last taken first."""
+        connection = self.scope["connection"]
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        connection.running = self
+        refusal: ApiError | None = None
+        try:
+            await handle()
+        except asyncio.CancelledError:
+            task.uncancel()
+            refusal = _STOPPING  # for who is still there: the server does not wait any longer
+        except Exception as error:  # noqa: BLE001 - translate logs what it does not know
+            refusal = translate(error, self.id)
+        self._task = None  # nothing is cancelled from here on: a write to a client that leaves returns at once
+        try:
+            if refusal is not None and not self.left:
+                await self._answer(refusal)
+        finally:
+            connection.running = None
+            if self._keep_alive is not None:
+                self._keep_alive.cancel()
+            if self._releases:
+                await self._unwind()
+            if not self.body_read:
+                connection.discard_body()
+
+    async def _answer(self, error: ApiError) -> None:
+        if not self.started:
+            await self.fail(error)
+        else:  # a stream has begun: one error frame, then the end, and no [DONE]
+            await self.write(b"data: " + encode(error) + b"\n\n", last=True)
+
+    async def _unwind(self) -> None:
+        while self._releases:
+            release = self._releases.pop()
+            try:
+                pending = release()
+                if pending is not None:
+                    await pending
+            except Exception:
+                log.exception("%s: a release failed", self.id)
+
+    def _head(self, headers: Headers) -> Headers:
+        """`headers` and those that every answer carries."""
+        total = time.perf_counter() - self.started_at
+        upstream = self.upstream_seconds
+        head = [
+            *headers,
+            (b"x-request-id", self.id.encode()),
+            (b"openai-processing-ms", b"%d" % (total * 1000)),
+            (
+                b"server-timing",
+                b"gateway;dur=%.2f, upstream;dur=%.2f" % ((total - upstream) * 1000, upstream * 1000),
+            ),
+        ]
+        take = self.take
+        if take is not None and take.budget is not None:
+            assert take.authority is not None
+            head += (
+                (b"x-ratelimit-limit", b"%d" % take.budget.per_minute),
+                (b"x-ratelimit-remaining", b"%d" % take.remaining),
+                (b"x-ratelimit-reset", b"%d" % take.reset),
+                (b"x-ratelimit-tier", take.authority.workspace.plan.encode()),
+            )
+        client_id = self.header(b"x-client-request-id")
+        if client_id is not None and len(client_id) <= 512 and client_id.isascii() and client_id.decode().isprintable():
+            head.append((b"x-client-request-id", client_id))
+        return head
+
+
+_STOPPING = ApiError(
+    "Conch is being restarted and could not finish this request; try again.",
+    status=503,
+    code="stopping",
+    headers=retry_after(1),
+)
+
+
+class Lifetime:
+    """The ASGI application that the server calls: hot routes by a table, everything else through Starlette."""
+
+    def __init__(self, app: Starlette, gateway: "Gateway", table: Mapping[tuple[str, str], Any]) -> None:
+        self.app = app
+        self.gateway = gateway
+        self.table = table
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(self.gateway, scope, receive, send)
+        endpoint = self.table.get((scope["method"], scope["path"]))
+        if endpoint is not None:
+            await request.run(lambda: endpoint.serve(request))
+        else:
+            scope["conch"] = request
+            scope["app"] = self.app
+            await request.run(lambda: self._route(scope, receive, send))
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Starlette's router without its middleware, which would answer errors itself."""
+        try:
+            await self.app.router(scope, receive, send)
+        except HTTPException as error:
+            raise unrouted(error, scope["method"], scope["path"]) from None

@@ -1,0 +1,1 @@
+"""What the operator uses: health, the command line."""

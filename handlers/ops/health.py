@@ -1,0 +1,19 @@
+"""GET /healthz: this process runs; GET /readyz: it can serve."""
+
+from handlers.door.errors import ApiError
+from handlers.door.lifetime import Request
+from handlers.door.schemas import Health
+
+
+async def healthz(request: Request) -> Health:
+    """Answers as long as the process does."""
+    return Health("ok")
+
+
+async def readyz(request: Request) -> Health:
+    """Needs the store and at least one verified model. Raises 503 that says which is missing."""
+    gateway = request.gateway
+    await gateway.store.teller.ping()
+    if not await gateway.pool.settled():
+        raise ApiError("No model is verified; `conch check` says why.", status=503, code="no_model")
+    return Health("ok")

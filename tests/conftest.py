@@ -1,0 +1,43 @@
+"""What the tests share: one real Triton and one gateway before it for the session, and the official SDK on both."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from scripts.triton import Triton
+from tests.gateway import Conch
+from tests.triton_fixture import triton
+
+__all__ = ["triton"]
+
+
+@pytest.fixture(scope="session")
+def conch(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conch]:
+    """A gateway before the session's Triton, with the workspaces acme (enterprise) and other."""
+    gateway = Conch(tmp_path_factory.mktemp("conch"), triton.url)
+    gateway.workspace("acme")
+    gateway.workspace("other")
+    with gateway.running():
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def key(conch: Conch) -> str:
+    """A workspace key of acme."""
+    return conch.key("acme", "--name", "tests")
+
+
+@pytest.fixture(scope="session")
+def client(conch: Conch, key: str) -> Iterator[OpenAI]:
+    """The official SDK, which checks every answer against its own types."""
+    with OpenAI(base_url=f"{conch.url}/v1", api_key=key, max_retries=0, _strict_response_validation=True) as sdk:
+        yield sdk
+
+
+@pytest.fixture(scope="session")
+async def async_client(conch: Conch, key: str) -> AsyncIterator[AsyncOpenAI]:
+    """The same, async."""
+    base = f"{conch.url}/v1"
+    async with AsyncOpenAI(base_url=base, api_key=key, max_retries=0, _strict_response_validation=True) as sdk:
+        yield sdk

@@ -1,0 +1,170 @@
+"""The gateway as an operator runs it: a process of its own on a free port, and the command line beside it."""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LISTENING = re.compile(r"listening on (http://\S+)")
+
+# One configuration for most tests: the assistant, and every contract model under a profile of its own.
+CONFIG = """
+[server]
+port = 0
+body_timeout = "2s"
+header_timeout = "2s"
+
+[store]
+url = "sqlite:{store}"
+
+[upstreams.local]
+urls = ["{triton}"]
+check_every = "1s"
+
+[[models]]
+id = "assistant"
+task = "chat"
+aliases = ["gpt-4o-mini", "acme/assistant"]
+upstream = "local"
+model = "assistant"
+preset = "vllm"
+chat.template = "{root}/models/assistant"
+
+[[models]]
+id = "vllm"
+task = "chat"
+upstream = "local"
+model = "vllm"
+preset = "vllm"
+chat.template = "{root}/tests/plain.jinja"
+
+[[models]]
+id = "ensemble"
+task = "chat"
+upstream = "local"
+model = "ensemble"
+preset = "trtllm"
+max_output = 2048
+chat.template = "{root}/tests/plain.jinja"
+
+[[models]]
+id = "bls"
+task = "chat"
+upstream = "local"
+model = "tensorrt_llm_bls"
+preset = "trtllm"
+chat.template = "{root}/tests/plain.jinja"
+out.text = {{ tensor = "text_output", mode = "cumulative", trim_stop = true }}
+
+[[models]]
+id = "llmapi"
+task = "chat"
+upstream = "local"
+model = "tensorrt_llm"
+preset = "trtllm-llmapi"
+chat.template = "{root}/tests/plain.jinja"
+
+[[models]]
+id = "private"
+task = "chat"
+upstream = "local"
+model = "vllm"
+preset = "vllm"
+workspaces = ["other"]
+chat.template = "{root}/tests/plain.jinja"
+
+[[models]]
+id = "absent"
+task = "chat"
+upstream = "local"
+model = "no_such_model"
+preset = "vllm"
+chat.template = "{root}/tests/plain.jinja"
+
+[[pipelines]]
+id = "pipe_support"
+workspace = "acme"
+models = {{ chat = "assistant" }}
+
+[[pipelines]]
+id = "pipe_sales"
+workspace = "acme"
+models = {{ chat = "vllm" }}
+
+[[pipelines]]
+id = "pipe_other"
+workspace = "other"
+models = {{ chat = "private" }}
+"""
+
+
+class Conch:
+    """`python app.py serve` with a configuration and a store of its own; `log` is what it has said so far."""
+
+    def __init__(self, folder: Path, triton: str, config: str = CONFIG) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = folder / "conch.toml"
+        self.store = folder / "conch.db"
+        self.config.write_text(config.format(store=self.store, triton=triton, root=ROOT))
+        self.log: list[str] = []
+        self.url = ""
+
+    @contextlib.contextmanager
+    def running(self, **variables: str) -> Iterator["Conch"]:
+        """Serve until the block ends; it must have ended cleanly by then."""
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "serve", "--config", str(self.config)],
+            cwd=ROOT,
+            env={"PATH": "", "CONCH_STORE__URL": f"sqlite:{self.store}", **variables},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        self.pid = process.pid
+        try:
+            self._await_address(process.stderr)
+            follower = Thread(target=self.log.extend, args=(process.stderr,), daemon=True)
+            follower.start()
+            yield self
+            process.terminate()
+            follower.join(timeout=40)
+        finally:
+            process.terminate()
+            status = process.wait(timeout=40)
+            process.stderr.close()
+        assert status == 0, "".join(self.log)
+
+    def command(self, *arguments: str, status: int = 0) -> Any:
+        """`python app.py …`: what it printed with --json, or its one sentence on stderr when it is to fail."""
+        done = subprocess.run(
+            [sys.executable, "app.py", *arguments, "--config", str(self.config), "--json"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        return json.loads(done.stdout) if status == 0 else done.stderr
+
+    def workspace(self, name: str, plan: str = "enterprise", *arguments: str) -> None:
+        """A new workspace."""
+        self.command("workspaces", "create", name, "--plan", plan, *arguments)
+
+    def key(self, workspace: str, *arguments: str) -> str:
+        """The secret of a new key."""
+        key: str = self.command("keys", "create", "--workspace", workspace, *arguments)["key"]
+        return key
+
+    def _await_address(self, stderr: IO[str]) -> None:
+        for line in stderr:
+            self.log.append(line)
+            if found := LISTENING.search(line):
+                self.url = found[1]
+                return
+        raise AssertionError("the gateway did not start:\n" + "".join(self.log))

@@ -1,0 +1,219 @@
+"""The command line as an operator types it: what it prints for people and for programs, and how it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from app import build, serve
+from handlers.ops import commands
+from scripts.triton import Triton
+from tests.gateway import ROOT, Conch
+
+HELP_VERBS = ("serve", "check", "get", "migrate", "version", "models", "audit", "workspaces", "keys")
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """The same in this process, which saves starting one."""
+
+    def run_here(*arguments: str) -> Ended:
+        try:
+            status: Any = commands.run(arguments, build, serve)
+        except SystemExit as leaving:
+            status = leaving.code
+        return Ended(status, *capsys.readouterr())
+
+    return run_here
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`python app.py …` with these variables and no others."""
+    command = [sys.executable, "app.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, triton: Triton) -> Conch:
+    """A configuration and a store that no server has opened, with the workspace acme on pro."""
+    shop = Conch(tmp_path_factory.mktemp("cli"), triton.url)
+    shop.workspace("acme", "pro")
+    return shop
+
+
+@pytest.fixture(scope="module")
+def key(shop: Conch) -> str:
+    """A workspace key of acme."""
+    return shop.key("acme")
+
+
+def test_version_and_help() -> None:
+    assert run("version", "--json").stdout == '{\n  "version": "0.1.0"\n}\n'
+    assert run("version").stdout == "version  0.1.0\n"
+    text = run("--help").stdout
+    assert all(re.search(rf"^\s+{verb}\b", text, re.MULTILINE) for verb in HELP_VERBS)
+
+
+def test_a_key_is_shown_once(shop: Conch) -> None:
+    made = shop.command("keys", "create", "--workspace", "acme", "--name", "ci", "--limit", "600", "--expires", "30d")
+    assert re.fullmatch(r"rp_live_[0-9a-f]{64}", made["key"])
+    assert made["key"].startswith(made["prefix"])
+    assert made["expires_at"] - made["created_at"] == pytest.approx(30 * 86_400e6, rel=1e-4)
+    assert (made["workspace"], made["name"], made["limit"], made["pipeline"]) == ("acme", "ci", 600, None)
+    listed = shop.command("keys", "list", "--workspace", "acme")
+    assert {name: value for name, value in made.items() if name != "key"} in listed
+    said = json.dumps([listed, shop.command("audit"), shop.command("workspaces", "list")])
+    assert made["key"] not in said
+    assert made["key"].encode() not in shop.store.read_bytes()
+
+
+def test_the_audit_tells_every_change(shop: Conch) -> None:
+    key = shop.command("keys", "create", "--workspace", "acme")["id"]
+    new = shop.command("keys", "rotate", key, "--grace", "1h")["id"]
+    shop.command("keys", "revoke", new)
+    shop.command("workspaces", "set", "acme", "--ceiling", "700")
+    events = shop.command("audit")[:4]
+    assert [(event["action"], event["subject"]) for event in events] == [
+        ("workspace.set", "acme"),
+        ("key.revoke", new),
+        ("key.rotate", key),
+        ("key.create", key),
+    ]
+    assert all(event["by"].startswith("cli:") for event in events)
+    assert events[0]["details"] == {"ceiling": 700}
+
+
+def test_tables_for_people(shop: Conch) -> None:
+    shop.workspace("zeta", "team", "--ceiling", "6000")
+    lines = run("workspaces", "list", "--config", str(shop.config)).stdout.splitlines()
+    assert lines[0].split() == ["name", "plan", "ceiling", "created_at"]
+    assert re.fullmatch(r"zeta +team +6000 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[-1])
+    assert run("keys", "list", "--workspace", "zeta", "--config", str(shop.config)).stdout == "none\n"
+
+
+def test_models_and_migrate(shop: Conch) -> None:
+    rows = shop.command("models")
+    assert [row["id"] for row in rows][:2] == ["assistant", "vllm"]
+    assert rows[0]["aliases"] == ["gpt-4o-mini", "acme/assistant"]
+    assert shop.command("migrate") == {"applied": []}
+
+
+def test_check_binds_every_model_against_the_live_server(shop: Conch) -> None:
+    done = run("check", "--json", "--config", str(shop.config))
+    assert done.returncode == 1, "one model is not there"
+    rows = {row["id"]: row for row in json.loads(done.stdout)}
+    assert {id: row["verified"] for id, row in rows.items()} == {
+        "assistant": True,
+        "vllm": True,
+        "ensemble": True,
+        "bls": True,
+        "llmapi": True,
+        "private": True,
+        "absent": False,
+    }
+    assert "not ready" in rows["absent"]["reason"]
+    assert rows["vllm"] == {"id": "vllm", "verified": True, "reason": "", "unbound": []}
+
+
+def test_check_without_a_server(shop: Conch) -> None:
+    nowhere = {"CONCH_UPSTREAMS__LOCAL__URLS": "http://127.0.0.1:9"}
+    done = run("check", "--json", "--config", str(shop.config), **nowhere)
+    assert done.returncode == 1
+    assert all("127.0.0.1:9" in row["reason"] for row in json.loads(done.stdout))
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "found"),
+    [
+        ("/healthz", 0, {"status": "ok"}),
+        ("/readyz", 0, {"status": "ok"}),
+        ("/v1/pipe_sales/models", 0, {"object": "list"}),
+        ("/v1/models/acme%2Fassistant", 0, {"object": "model", "id": "assistant"}),
+        ("/v1/nothing", 1, {"error": {"code": "unknown_route"}}),
+        ("/v1/models/nothing", 1, {"error": {"code": "model_not_found"}}),
+    ],
+)
+def test_get_answers_as_the_gateway_would(
+    shop: Conch,
+    key: str,
+    here: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    status: int,
+    found: dict[str, Any],
+) -> None:
+    monkeypatch.setenv("CONCH_API_KEY", key)
+    done = here("get", path, "--config", str(shop.config))
+    assert done.returncode == status, done.stderr
+    answer = json.loads(done.stdout)
+    for name, value in found.items():
+        assert answer[name].items() >= value.items() if isinstance(value, dict) else answer[name] == value
+
+
+def test_get_without_a_key(shop: Conch) -> None:
+    done = run("get", "/v1/models", "--config", str(shop.config))
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (1, "invalid_api_key")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["workspaces", "create", "acme", "--plan", "pro"], "exists already"),
+        (["workspaces", "create", "new", "--plan", "gold"], "no plan 'gold'; there are: enterprise, pro"),
+        (["workspaces", "set", "acme"], "give --plan or --ceiling"),
+        (["workspaces", "set", "nobody", "--plan", "pro"], "no workspace 'nobody'"),
+        (["keys", "create", "--workspace", "nobody"], "no workspace 'nobody'"),
+        (["keys", "create", "--workspace", "acme", "--limit", "1001"], "over the ceiling"),
+        (["keys", "create", "--workspace", "acme", "--pipeline", "pipe_other"], "no pipeline 'pipe_other'"),
+        (["keys", "create", "--workspace", "acme", "--model", "nothing"], "no model 'nothing'"),
+        (["keys", "rotate", "key_nothing"], "no key 'key_nothing'"),
+        (["keys", "revoke", "key_nothing"], "no key 'key_nothing'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    shop: Conch, here: Callable[..., Ended], arguments: list[str], says: str
+) -> None:
+    done = here(*arguments, "--config", str(shop.config))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("conch: ")
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "VERB"),
+        (["dance"], "invalid choice: 'dance'"),
+        (["keys", "create"], "--workspace"),
+        (["keys", "create", "--workspace", "acme", "--limit", "0"], "'0' is not a whole number from 1"),
+        (["keys", "create", "--workspace", "acme", "--expires", "soon"], "neither a span"),
+        (["keys", "create", "--workspace", "acme", "--expires", "2020-01-01"], "in the past"),
+        (["keys", "rotate", "x", "--grace", "1y"], "not a span"),
+    ],
+)
+def test_what_is_not_understood_is_a_usage_error(here: Callable[..., Ended], arguments: list[str], says: str) -> None:
+    done = here(*arguments)
+    assert done.returncode == 2
+    assert "usage: conch" in done.stderr
+    assert says in done.stderr
+
+
+def test_a_configuration_that_cannot_be_used(tmp_path: Path) -> None:
+    for arguments in (["--config", str(tmp_path / "none.toml")], ["--env", "moon"]):
+        done = run("serve", *arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert done.stderr.startswith("conch: ")

@@ -1,0 +1,83 @@
+"""A client for every Triton server, the deployments on them, and the watch that keeps verification true."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from upstream.deployment import Deployment, Settings
+from upstream.http import Client
+
+log = logging.getLogger("conch")
+
+CHECK_TIMEOUT = 5.0
+
+
+class UpstreamSettings(Protocol):
+    """The part of an [upstreams.NAME] table that the pool reads."""
+
+    @property
+    def urls(self) -> list[str]: ...
+    @property
+    def connect_timeout(self) -> float: ...
+    @property
+    def check_every(self) -> float: ...
+
+
+class ModelSettings(Settings, Protocol):
+    """The part of a [[models]] entry that the pool reads."""
+
+    @property
+    def upstream(self) -> str: ...
+    @property
+    def aliases(self) -> list[str]: ...
+
+
+class Pool:
+    """Every deployment, by id and alias. Made inside the running loop; `close` ends the watch and the connections."""
+
+    def __init__(self, upstreams: Mapping[str, UpstreamSettings], models: Sequence[ModelSettings]) -> None:
+        self.clients = {
+            name: [Client(url, connect_timeout=upstream.connect_timeout) for url in upstream.urls]
+            for name, upstream in upstreams.items()
+        }
+        self.deployments = {model.id: Deployment(model, self.clients[model.upstream]) for model in models}
+        self.by_name = {name: self.deployments[model.id] for model in models for name in (model.id, *model.aliases)}
+        self._every = {model.id: upstreams[model.upstream].check_every for model in models}
+        self._watch: list[asyncio.Task[None]] = []
+
+    def watch(self) -> None:
+        """Begin to verify every deployment, and to look again after each `check_every`."""
+        loop = asyncio.get_running_loop()
+        self._watch = [loop.create_task(self._follow(deployment)) for deployment in self.deployments.values()]
+
+    async def _follow(self, deployment: Deployment) -> None:
+        said = "not checked yet"
+        while True:
+            await deployment.check(CHECK_TIMEOUT)
+            if deployment.reason != said:
+                said = deployment.reason
+                if said:
+                    log.warning("model %s is not verified: %s", deployment.id, said)
+                else:
+                    log.info("model %s is verified", deployment.id)
+            await asyncio.sleep(self._every[deployment.id])
+
+    async def settled(self, keep: Callable[[Deployment], bool] = lambda deployment: True) -> list[Deployment]:
+        """The verified ones among those that `keep` wants, once each has been looked at."""
+        wanted = [deployment for deployment in self.deployments.values() if keep(deployment)]
+        for deployment in wanted:
+            await deployment.checked.wait()
+        return [deployment for deployment in wanted if deployment.verified]
+
+    async def close(self) -> None:
+        """End the watch and close every connection."""
+        for task in self._watch:
+            task.cancel()
+        for task in self._watch:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        for clients in self.clients.values():
+            for client in clients:
+                client.close()
