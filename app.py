@@ -17,6 +17,7 @@ from handlers.door.lifetime import Lifetime
 from handlers.door.wire import Endpoint
 from handlers.ops import health
 from store import open_store
+from upstream.fetch import Fetcher
 from upstream.pool import Pool
 
 Handler = Callable[..., Awaitable[Any]]
@@ -47,6 +48,8 @@ def build(config: Config) -> Lifetime:
             gateway.store = store
             gateway.pool = Pool(config.upstreams, config.models)
             stack.push_async_callback(gateway.pool.close)
+            gateway.fetcher = Fetcher()
+            stack.push_async_callback(gateway.fetcher.close)
             gateway.pool.watch()
             yield
 

@@ -17,6 +17,12 @@ RESERVED_SEGMENTS = frozenset(
     {"models", "chat", "completions", "responses", "embeddings", "images", "audio", "rerank", "metrics", "admin"}
 )
 WAYS = frozenset({"from", "const", "json", "template"})  # to fill a tensor
+FILES = (  # that a [[models]] entry names
+    ("chat", "template"),
+    ("embedding", "tokenizer"),
+    ("rerank", "tokenizer"),
+    ("speech", "voices", "*", "wav"),
+)
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -37,7 +43,7 @@ class Size(int):
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Task = Literal["chat"]
+Task = Literal["chat", "embedding", "rerank", "image", "speech", "transcription"]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 PipelineId = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{2,63}$")]
 
@@ -52,17 +58,20 @@ class Server(Section, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     max_body: Size = Size(16 << 20)
+    max_upload: Size = Size(256 << 20)
     max_header: Size = Size(64 << 10)
     header_timeout: Duration = Duration(10)
     body_timeout: Duration = Duration(30)
     keep_alive: Duration = Duration(75)
     drain: Duration = Duration(30)
+    public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch
 
 
 class Store(Section, frozen=True):
     """[store]: the ledger. A relative SQLite path is taken from the working directory."""
 
     url: str = "sqlite:var/conch.db"
+    max_files: Size = Size(256 << 20)  # of pictures that are kept an hour for their URLs
 
 
 class Plan(Section, frozen=True):
@@ -86,6 +95,7 @@ class Upstream(Section, frozen=True):
     """[upstreams.NAME]: the Triton servers that hold the same models."""
 
     urls: Annotated[list[str], msgspec.Meta(min_length=1)]
+    grpc: list[str] = []  # host:port of each of them, in the same order
     connect_timeout: Duration = Duration(5)
     check_every: Duration = Duration(5)
 
@@ -115,12 +125,71 @@ class Output(Section, frozen=True):
     mode: Literal["delta", "cumulative", "total"] | None = None
     trim_stop: bool = False
     unset: list[str] = []
+    layout: Literal["NHWC", "NCHW", "HWC", "CHW"] = "NHWC"
+    range: Literal[1, 255] = 255
+    encoding: Literal["raw", "png", "base64", "json"] = "raw"
+    rate: Positive | None = None
+    overlap: Duration = Duration(0)
 
 
 class Chat(Section, frozen=True):
-    """[models.chat]: how a conversation becomes a prompt."""
+    """[models.chat]: how a conversation becomes a prompt, and what a text may hold besides words."""
 
     template: str | None = None
+    tools: Literal["none", "hermes", "llama3_json", "mistral", "pythonic", "deepseek", "qwen3_coder", "harmony"] = (
+        "none"
+    )
+    reasoning: Literal["none", "think"] = "none"
+
+
+class Embedding(Section, frozen=True):
+    """[models.embedding] and [models.rerank]: how texts become token ids, and what becomes of the vectors."""
+
+    tokenizer: str | None = None  # tokenizer.json, for models that take token ids
+    max_tokens: Positive = 512  # longer inputs are refused, or cut where truncate says so
+    truncate: bool = False
+    pooling: Literal["none", "mean", "cls", "last"] = "none"
+    normalize: bool = False
+    prefix: str = ""
+    matryoshka: bool = False  # the first n dimensions are a vector of their own
+    accepts_token_ids: bool = False
+
+
+class Image(Section, frozen=True):
+    """[models.image]: what the model draws; a size is "512x512", or a range "256x256..1024x1024/8" (in steps of 8)."""
+
+    sizes: list[str] = []  # empty: the model has one size of its own
+    max_n: Positive = 4
+    max_steps: Positive = 200
+    max_guidance: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+
+
+class Voice(Section, frozen=True):
+    """[models.speech.voices.NAME]: the model's own name for a voice, or a recording to imitate."""
+
+    name: str | None = None
+    wav: str | None = None
+    text: str | None = None
+
+
+class Speech(Section, frozen=True):
+    """[models.speech]: the voices by the names that clients use."""
+
+    voices: dict[str, Voice] = {}
+    default_voice: str | None = None
+    rate: Positive = 24_000  # of voice.wav, in Hz: what the model wants a recording in
+    longest: Duration = Duration(30)  # that a recording may be
+
+
+class Transcription(Section, frozen=True):
+    """[models.transcription]: how long sound is cut for the model."""
+
+    rate: Positive = 16_000
+    window: Duration = Duration(30)
+    overlap: Duration = Duration(2)
+    languages: list[str] = []  # empty: not limited
+    default_language: str | None = None
+    translates: bool = False
 
 
 class Model(Section, frozen=True):
@@ -133,12 +202,17 @@ class Model(Section, frozen=True):
     version: str = ""
     aliases: list[Name] = []
     preset: str | None = None
-    transport: Literal["generate"] = "generate"
+    transport: Literal["generate", "infer", "grpc"] = "generate"
     timeout: Duration = Duration(300)
     max_output: Positive | None = None
     workspaces: list[Name] = msgspec.field(default_factory=lambda: ["*"])
     owned_by: str = "conch"
     chat: Chat = Chat()
+    embedding: Embedding = Embedding()
+    rerank: Embedding = Embedding()
+    image: Image = Image()
+    speech: Speech = Speech()
+    transcription: Transcription = Transcription()
     inputs: dict[str, str | Input | Literal[False]] = msgspec.field(name="in", default_factory=dict)
     outputs: dict[str, str | Output] = msgspec.field(name="out", default_factory=dict)
 
@@ -238,7 +312,7 @@ def _from_variables(variables: Mapping[str, str]) -> dict[str, Any]:
                 value = msgspec.json.decode(text)
             except msgspec.DecodeError as error:
                 raise ConfigError(f"{name}: not valid JSON: {error}.") from error
-        elif path[-1] == "urls":
+        elif path[-1] in ("urls", "grpc"):
             value = [url.strip() for url in text.split(",")]
         branch = tree
         for part in path[:-1]:
@@ -246,14 +320,15 @@ def _from_variables(variables: Mapping[str, str]) -> dict[str, Any]:
             if not isinstance(branch, dict):
                 raise ConfigError(f"{name}: another variable sets {part!r} as a whole; unset one of the two.")
         branch[path[-1]] = value
+        if path[0] == "upstreams" and path[-1] == "urls":
+            branch.setdefault("grpc", [])  # those of the file belong to the urls that these replace
     return tree
 
 
 def _complete(model: dict[str, Any], file: Path) -> dict[str, Any]:
-    """A [[models]] entry over its preset; the template's path is taken from where the file lies."""
-    chat = model.get("chat")
-    if isinstance(chat, dict) and isinstance(template := chat.get("template"), str):
-        model = _over(model, {"chat": {"template": str(file.resolve().parent / template)}})
+    """A [[models]] entry over its preset; the files that it names are taken from where `file` lies."""
+    for path in FILES:
+        model = _placed(model, path, file.resolve().parent)
     name = model.get("preset")
     if name is None:
         return model
@@ -262,6 +337,16 @@ def _complete(model: dict[str, Any], file: Path) -> dict[str, Any]:
         known = ", ".join(sorted(entry.stem for entry in PRESETS.glob("*.toml")))
         raise ConfigError(f"{file}: model {model.get('id')!r}: there is no preset {name!r}; there are: {known}.")
     return _over(tomllib.loads(preset.read_text(encoding="utf-8")), model)
+
+
+def _placed(table: Any, path: tuple[str, ...], folder: Path) -> Any:
+    """`table` with the file name at `path` taken from `folder`; * stands for every key."""
+    if not path:
+        return str(folder / table) if isinstance(table, str) else table
+    if not isinstance(table, dict):
+        return table
+    key, *rest = path
+    return {name: _placed(value, tuple(rest), folder) if key in ("*", name) else value for name, value in table.items()}
 
 
 def _read(kind: type, value: Any) -> Any:
@@ -279,6 +364,16 @@ def _read(kind: type, value: Any) -> Any:
 
 def _check(config: Config, file: Path) -> None:
     """What the types cannot say: names that point at something, ids that are unique."""
+    for name, upstream in config.upstreams.items():
+        if upstream.grpc and len(upstream.grpc) != len(upstream.urls):
+            raise ConfigError(f"{file}: [upstreams.{name}] grpc: give one address for each of urls, in their order.")
+    for name, plan in config.plans.items():
+        if plan.default > plan.ceiling:
+            raise ConfigError(f"{file}: plan {name!r}: default {plan.default} is over its ceiling {plan.ceiling}.")
+    _check_models(config, file)
+
+
+def _check_models(config: Config, file: Path) -> None:
     names: dict[str, str] = {}
     for model in config.models:
         if model.upstream not in config.upstreams:
@@ -300,6 +395,3 @@ def _check(config: Config, file: Path) -> None:
         for task, id in pipeline.models.items():
             if id not in by_id or by_id[id].task != task:
                 raise ConfigError(f"{file}: pipeline {pipeline.id!r}: {task} = {id!r} is no {task} model's id.")
-    for name, plan in config.plans.items():
-        if plan.default > plan.ceiling:
-            raise ConfigError(f"{file}: plan {name!r}: default {plan.default} is over its ceiling {plan.ceiling}.")

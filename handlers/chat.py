@@ -1,63 +1,42 @@
-"""POST /chat/completions: a conversation in, one answer out, whole or as it is made."""
+"""POST /chat/completions: a conversation in, one answer out or several, whole or as they are made."""
 
 import time
 from collections.abc import AsyncIterator
-from functools import cache
-from typing import Any
 
 import msgspec
 
 from handlers.door.admission import reach
-from handlers.door.errors import InvalidRequest
+from handlers.door.conversation import converse
 from handlers.door.ids import fresh
 from handlers.door.lifetime import Request
-from handlers.door.schemas import (
+from handlers.door.schemas.chat import (
     AnswerMessage,
     ChatCompletion,
     ChatCompletionChunk,
     ChatRequest,
     Choice,
+    ChoiceLogprobs,
+    ChunkCall,
     ChunkChoice,
     ChunkDelta,
-    TextFormat,
-    TextPart,
+    ChunkFunction,
+    FunctionCall,
+    Logprob,
+    ToolCall,
+    TopLogprob,
     Usage,
-    UserMessage,
 )
 from handlers.door.wire import EVENT_STREAM, Stream, encode
-from upstream.deployment import Answer, Deployment
-from upstream.inference import Generation
+from upstream.answer import Answer
+from upstream.inference import Delta, TokenLogprob
 from upstream.inference import Usage as Counted
-from upstream.template import TemplateError
-
-# A field that changes the answer, the source that carries it to the model, and the value that asks for nothing.
-FIELDS: tuple[tuple[str, str, Any], ...] = (
-    ("max_tokens", "max_tokens", None),
-    ("max_completion_tokens", "max_tokens", None),
-    ("temperature", "temperature", 1),
-    ("top_p", "top_p", 1),
-    ("n", "n", 1),
-    ("stop", "stop", []),
-    ("seed", "seed", None),
-    ("presence_penalty", "presence_penalty", 0),
-    ("frequency_penalty", "frequency_penalty", 0),
-    ("logit_bias", "logit_bias", {}),
-    ("logprobs", "logprobs", False),
-    ("top_logprobs", "logprobs", 0),
-    ("tools", "tools", []),
-    ("parallel_tool_calls", "tools", True),
-    ("modalities", "modalities", ["text"]),
-    ("reasoning_effort", "reasoning_effort", None),
-    ("top_k", "top_k", -1),
-    ("min_p", "min_p", 0),
-    ("repetition_penalty", "repetition_penalty", 1),
-)
+from upstream.interpreter import CallArguments, CallStart, Interpreter, Piece, Reasoning, Text
 
 
 async def create(request: Request, body: ChatRequest) -> ChatCompletion | Stream[ChatCompletionChunk]:
     """Answer a conversation with the deployment that `model` names."""
     deployment = await reach(request, body.model, "chat")
-    generation = generate(request, body, deployment)
+    generation, interpret = await converse(request, body, deployment)
     started = time.perf_counter()
     if body.stream:
         request.keep_alive(EVENT_STREAM)  # a model may be silent for long before its first word
@@ -66,111 +45,156 @@ async def create(request: Request, body: ChatRequest) -> ChatCompletion | Stream
     finally:
         request.upstream_seconds = time.perf_counter() - started
     request.on_end(answer.close)
+    choices = range(body.n or 1)
+    interpreters = [interpret() for _ in choices] if interpret is not None else None
     id, created = fresh("chatcmpl-"), int(time.time())
     if body.stream:
         include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        chunk = ChatCompletionChunk(id, created, deployment.id, [])
-        return Stream(
-            _frames(request, answer, started, chunk, include_usage),
-            lambda: _usage_frame(chunk, answer) if include_usage else b"",
-        )
-    text, finish = "", "stop"
+        chunk = ChatCompletionChunk(id, created, deployment.id, [], None if include_usage else msgspec.UNSET)
+        chunks = _Chunks(chunk)
+        begin = ChunkDelta(role="assistant", content=None if body.tools else "")  # a call has no content
+        opening = b"".join(chunks.frame(index, begin) for index in choices)
+        frames = _frames(request, answer, started, chunks, interpreters, opening)
+        return Stream(frames, lambda: _usage_frame(chunk, answer) if include_usage else b"")
+    gathered = [_Gathered() for _ in choices]
     while deltas := await answer.read():
         for delta in deltas:
-            text += delta.text
-            finish = delta.finish or finish
+            gathered[delta.index].add(delta, interpreters)
     request.upstream_seconds = time.perf_counter() - started
-    choice = Choice(0, AnswerMessage(text), finish)
-    return ChatCompletion(id, created, deployment.id, [choice], _usage(answer.usage))
+    made = [each.choice(index) for index, each in enumerate(gathered)]
+    return ChatCompletion(id, created, deployment.id, made, _usage(answer.usage))
 
 
-def generate(request: Request, body: ChatRequest, deployment: Deployment) -> Generation:
-    """What the conversation asks of the model. Raises 400 for what the deployment cannot honour."""
-    sources = deployment.sources
-    for field, default in _refused(sources):
-        value = getattr(body, field)
-        if value is not None and value != default:
-            raise unsupported(field, deployment)
-    for name in request.extra:
-        if f"extra.{name}" not in sources:
-            raise InvalidRequest(f"Unknown parameter: {name!r}.", param=name, code="unknown_parameter")
-    _check(body, deployment)
-    return Generation(
-        _prompt(body, deployment),
-        stream=bool(body.stream),
-        max_tokens=_max_tokens(body, deployment),
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        repetition_penalty=body.repetition_penalty,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        logit_bias=body.logit_bias or None,
-        stop=[body.stop] if isinstance(body.stop, str) else body.stop or None,
-        seed=body.seed,
-        extra=request.extra,
-    )
+class _Gathered:
+    """One choice of a whole answer, as it comes together."""
+
+    def __init__(self) -> None:
+        self.text = self.reasoning = ""
+        self.calls: list[ToolCall] = []
+        self.finish = "stop"
+        self.logprobs: list[TokenLogprob] = []
+
+    def add(self, delta: Delta, interpreters: list[Interpreter] | None) -> None:
+        if delta.logprobs:
+            self.logprobs += delta.logprobs
+        if interpreters is None:
+            self.text += delta.text
+            self.finish = delta.finish or self.finish
+            return
+        interpreter = interpreters[delta.index]
+        for piece in interpreted(interpreter, delta):
+            self._add(piece)
+        self.finish = finish(interpreter, delta) or self.finish
+
+    def _add(self, piece: Piece) -> None:
+        if isinstance(piece, Text):
+            self.text += piece.text
+        elif isinstance(piece, Reasoning):
+            self.reasoning += piece.text
+        elif isinstance(piece, CallStart):
+            self.calls.append(ToolCall(piece.id, FunctionCall(piece.name, "")))
+        else:
+            self.calls[piece.index].function.arguments += piece.fragment
+
+    def choice(self, index: int) -> Choice:
+        content = self.text or (None if self.calls else "")
+        message = AnswerMessage(content)
+        if self.reasoning:
+            message.reasoning_content = self.reasoning
+        if self.calls:
+            message.tool_calls = self.calls
+        return Choice(index, message, self.finish, _logprobs(self.logprobs))
 
 
-def unsupported(param: str, deployment: Deployment) -> InvalidRequest:
-    """400 for a field that this deployment's model has no way to honour."""
-    return InvalidRequest(
-        f"The model {deployment.id!r} does not support {param!r}; leave it out.",
-        param=param,
-        code="unsupported_parameter",
-    )
+def interpreted(interpreter: Interpreter, delta: Delta) -> list[Piece]:
+    """What a delta means, and at the end of its choice what is still owed."""
+    pieces = interpreter.feed(delta.text) if delta.text else []
+    return pieces + interpreter.finish() if delta.finish else pieces
 
 
-@cache
-def _refused(sources: frozenset[str]) -> tuple[tuple[str, Any], ...]:
-    return tuple((field, default) for field, source, default in FIELDS if source not in sources)
+def finish(interpreter: Interpreter, delta: Delta) -> str | None:
+    """The finish reason: a model that called a function stopped for that."""
+    return "tool_calls" if delta.finish == "stop" and interpreter.called else delta.finish
 
 
-def _check(body: ChatRequest, deployment: Deployment) -> None:
-    """The rules that join two fields, or look into one."""
-    if body.stream_options is not None and not body.stream:
-        raise InvalidRequest(
-            "'stream_options' is only allowed with 'stream': true.",
-            param="stream_options",
-            code="invalid_value",
-        )
-    if body.response_format is not None and not isinstance(body.response_format, TextFormat):
-        raise unsupported("response_format", deployment)
-    if body.tool_choice not in (None, "none", "auto"):
-        raise unsupported("tool_choice", deployment)
+class _Chunks:
+    """Makes the frames of one answer. The JSON around a piece of text never changes: it is made once and spliced."""
+
+    def __init__(self, chunk: ChatCompletionChunk) -> None:
+        self._chunk = chunk
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+
+    def text(self, index: int, text: str) -> bytes:
+        """A frame with words."""
+        around = self._around.get(index)
+        if around is None:
+            head, tail = self.frame(index, ChunkDelta(content="\x00")).split(encode("\x00"))
+            around = self._around[index] = head, tail
+        return around[0] + encode(text) + around[1]
+
+    def frame(
+        self, index: int, delta: ChunkDelta, finish: str | None = None, logprobs: ChoiceLogprobs | None = None
+    ) -> bytes:
+        """Any other frame."""
+        choice = ChunkChoice(index, delta, logprobs, finish)
+        return b"data: " + encode(msgspec.structs.replace(self._chunk, choices=[choice])) + b"\n\n"
+
+    def piece(self, index: int, piece: Piece) -> bytes:
+        """A frame with one piece of a call, of reasoning, or of words."""
+        if isinstance(piece, Text):
+            return self.text(index, piece.text)
+        if isinstance(piece, Reasoning):
+            return self.frame(index, ChunkDelta(reasoning_content=piece.text))
+        if isinstance(piece, CallArguments):
+            call = ChunkCall(piece.index, ChunkFunction(piece.fragment))
+        else:
+            call = ChunkCall(piece.index, ChunkFunction("", piece.name), piece.id, "function")
+        return self.frame(index, ChunkDelta(tool_calls=[call]))
 
 
-def _max_tokens(body: ChatRequest, deployment: Deployment) -> int | None:
-    """The bound that the client set, else the model's own, if its profile states one."""
-    if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise InvalidRequest(
-            "Send 'max_completion_tokens' or 'max_tokens', not both.",
-            param="max_tokens",
-            code="invalid_value",
-        )
-    asked, bound = body.max_completion_tokens or body.max_tokens, deployment.settings.max_output
-    if asked is not None and bound is not None and asked > bound:
-        param = "max_tokens" if body.max_tokens else "max_completion_tokens"
-        raise InvalidRequest(
-            f"{param!r} is {asked}; the model {deployment.id!r} makes at most {bound}.",
-            param=param,
-            code="invalid_value",
-        )
-    return asked or bound
+async def _frames(
+    request: Request,
+    answer: Answer,
+    started: float,
+    chunks: _Chunks,
+    interpreters: list[Interpreter] | None,
+    frames: bytes,
+) -> AsyncIterator[bytes]:
+    """The SSE frames, those of one arrival as one piece. `frames` are the first ones, which name the role."""
+    while deltas := await answer.read():
+        request.upstream_seconds = time.perf_counter() - started
+        for delta in deltas:
+            if interpreters is None and delta.logprobs is None:
+                if delta.text:
+                    frames += chunks.text(delta.index, delta.text)
+                if delta.finish:
+                    frames += chunks.frame(delta.index, ChunkDelta(), delta.finish)
+            else:
+                frames += _framed(chunks, delta, interpreters)
+        if frames:  # half a tag may be all that came
+            yield frames
+            frames = b""
 
 
-def _prompt(body: ChatRequest, deployment: Deployment) -> str:
-    for place, message in enumerate(body.messages):
-        if isinstance(message, UserMessage) and isinstance(message.content, list):
-            for at, part in enumerate(message.content):
-                if not isinstance(part, TextPart):
-                    raise unsupported(f"messages[{place}].content[{at}]", deployment)
-    messages = [msgspec.to_builtins(message) for message in body.messages]
-    try:
-        return deployment.template.render(messages, kwargs=body.chat_template_kwargs)
-    except TemplateError as error:
-        raise InvalidRequest(str(error), param="messages", code="template_error") from error
+def _framed(chunks: _Chunks, delta: Delta, interpreters: list[Interpreter] | None) -> bytes:
+    """The frames of a delta that is more than words."""
+    index = delta.index
+    interpreter = interpreters[index] if interpreters is not None else None
+    pieces = interpreted(interpreter, delta) if interpreter else [Text(delta.text)] if delta.text else []
+    frames = b""
+    if delta.logprobs:  # they belong to the tokens, which a piece may hold back: a chunk of their own, with plain text
+        text = delta.text if interpreter is None else None
+        pieces = pieces if interpreter else []
+        frames += chunks.frame(index, ChunkDelta(content=text), None, _logprobs(delta.logprobs))
+    for piece in pieces:
+        frames += chunks.piece(index, piece)
+    if delta.finish:
+        frames += chunks.frame(index, ChunkDelta(), finish(interpreter, delta) if interpreter else delta.finish)
+    return frames
+
+
+def _usage_frame(chunk: ChatCompletionChunk, answer: Answer) -> bytes:
+    return b"data: " + encode(msgspec.structs.replace(chunk, usage=_usage(answer.usage))) + b"\n\n"
 
 
 def _usage(counted: Counted) -> Usage | None:
@@ -180,37 +204,21 @@ def _usage(counted: Counted) -> Usage | None:
     return Usage(counted.prompt_tokens, counted.completion_tokens, counted.prompt_tokens + counted.completion_tokens)
 
 
-async def _frames(
-    request: Request, answer: Answer, started: float, chunk: ChatCompletionChunk, include_usage: bool
-) -> AsyncIterator[bytes]:
-    """The SSE frames: role, text, finish. Those of one arrival from the model are one piece.
-
-    The JSON around a piece of text never changes within an answer, so it is made once and spliced.
-    """
-    head, tail = _skeleton(chunk, include_usage)
-    frames = _frame(chunk, ChunkDelta(role="assistant", content=""), None, include_usage)
-    while deltas := await answer.read():
-        request.upstream_seconds = time.perf_counter() - started
-        for delta in deltas:
-            if delta.text:
-                frames += head + encode(delta.text) + tail
-            if delta.finish:
-                frames += _frame(chunk, ChunkDelta(), delta.finish, include_usage)
-        yield frames
-        frames = b""
+def _logprobs(told: list[TokenLogprob]) -> ChoiceLogprobs | None:
+    if not told:
+        return None
+    return ChoiceLogprobs(
+        [
+            Logprob(
+                each.token,
+                each.logprob,
+                _bytes(each.token),
+                [TopLogprob(t.token, t.logprob, _bytes(t.token)) for t in each.top],
+            )
+            for each in told
+        ]
+    )
 
 
-def _usage_frame(chunk: ChatCompletionChunk, answer: Answer) -> bytes:
-    return b"data: " + encode(msgspec.structs.replace(chunk, usage=_usage(answer.usage))) + b"\n\n"
-
-
-def _skeleton(chunk: ChatCompletionChunk, include_usage: bool) -> tuple[bytes, bytes]:
-    mark = "\x00"
-    head, tail = _frame(chunk, ChunkDelta(content=mark), None, include_usage).split(encode(mark))
-    return head, tail
-
-
-def _frame(chunk: ChatCompletionChunk, delta: ChunkDelta, finish: str | None, include_usage: bool) -> bytes:
-    usage = None if include_usage else msgspec.UNSET
-    chunk = msgspec.structs.replace(chunk, choices=[ChunkChoice(0, delta, finish_reason=finish)], usage=usage)
-    return b"data: " + encode(chunk) + b"\n\n"
+def _bytes(token: str) -> list[int]:
+    return list(token.encode())

@@ -2,7 +2,7 @@
 
 from handlers.door.admission import entry, may_see, unknown_model
 from handlers.door.lifetime import Request
-from handlers.door.schemas import ModelCard, ModelList
+from handlers.door.schemas.models import ModelCard, ModelList
 from upstream.deployment import Deployment
 
 

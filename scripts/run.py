@@ -21,7 +21,7 @@ from store import ledger, open_store  # noqa: E402
 from store.records import Conflict  # noqa: E402
 from store.teller import Clock  # noqa: E402
 
-URLS = "CONCH_UPSTREAMS__LOCAL__URLS"
+URLS, GRPC = "CONCH_UPSTREAMS__LOCAL__URLS", "CONCH_UPSTREAMS__LOCAL__GRPC"
 KEY_FILE = ROOT / "var" / "dev.key"
 WORKSPACE, BY = "dev", "make run"
 
@@ -38,6 +38,7 @@ def main() -> int:
             )
             print("Starting Triton with models/ …", flush=True)
             os.environ[URLS] = stack.enter_context(triton).url
+            os.environ[GRPC] = triton.grpc_url
         key = asyncio.run(_key(load()))
         process, address = stack.enter_context(_gateway())
         print(_welcome(address, key), flush=True)

@@ -15,7 +15,7 @@ __all__ = ["triton"]
 @pytest.fixture(scope="session")
 def conch(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conch]:
     """A gateway before the session's Triton, with the workspaces acme (enterprise) and other."""
-    gateway = Conch(tmp_path_factory.mktemp("conch"), triton.url)
+    gateway = Conch(tmp_path_factory.mktemp("conch"), triton.url, grpc=triton.grpc_url)
     gateway.workspace("acme")
     gateway.workspace("other")
     with gateway.running():

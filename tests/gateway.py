@@ -25,6 +25,7 @@ url = "sqlite:{store}"
 
 [upstreams.local]
 urls = ["{triton}"]
+grpc = ["{grpc}"]
 check_every = "1s"
 
 [[models]]
@@ -34,7 +35,7 @@ aliases = ["gpt-4o-mini", "acme/assistant"]
 upstream = "local"
 model = "assistant"
 preset = "vllm"
-chat.template = "{root}/models/assistant"
+chat = {{ template = "{root}/models/assistant", tools = "hermes", reasoning = "think" }}
 
 [[models]]
 id = "vllm"
@@ -107,11 +108,11 @@ models = {{ chat = "private" }}
 class Conch:
     """`python app.py serve` with a configuration and a store of its own; `log` is what it has said so far."""
 
-    def __init__(self, folder: Path, triton: str, config: str = CONFIG) -> None:
+    def __init__(self, folder: Path, triton: str, config: str = CONFIG, grpc: str = "127.0.0.1:1") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "conch.toml"
         self.store = folder / "conch.db"
-        self.config.write_text(config.format(store=self.store, triton=triton, root=ROOT))
+        self.config.write_text(config.format(store=self.store, triton=triton, grpc=grpc, root=ROOT))
         self.log: list[str] = []
         self.url = ""
 

@@ -77,7 +77,7 @@ class Wire:
         """Every byte, as given."""
         self.socket.sendall(data)
 
-    def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> None:
+    def request(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> None:
         """A request; `content_type="…"` is the header content-type, and a length is added to a body."""
         self.send(head(method, path, self.host, len(body) if body or method == "POST" else None, **headers) + body)
 
@@ -126,7 +126,7 @@ class Wire:
         return data
 
 
-def head(method: str, path: str, host: str, length: int | None = None, **headers: str) -> bytes:
+def head(method: str, path: str, host: str, length: int | None = None, /, **headers: str) -> bytes:
     """The head of a request, up to the empty line."""
     lines = [f"{method} {path} HTTP/1.1", f"host: {host}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]

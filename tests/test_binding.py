@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config import Model
-from upstream.binding import Binding, NotBound, Reader, read_contract
+from upstream.contract import NotBound, read_contract
 from upstream.errors import ModelFailed, Unsupported
 from upstream.inference import Delta, Generation, Usage
+from upstream.text import Reader, TextBinding
 
 Table = dict[str, Any]
 OUT: Table = {"text": "text_output"}
@@ -36,14 +37,14 @@ LIVE = (
 SAID = (tensor("text_output", dims=(-1,)), tensor("finish_reason"), tensor("n_in", "INT32"), tensor("n_out", "INT32"))
 
 
-def bind(inputs: Table, outputs: Table = OUT, live: tuple[Table, ...] = LIVE) -> Binding:
+def bind(inputs: Table, outputs: Table = OUT, live: tuple[Table, ...] = LIVE) -> TextBinding:
     """A binding of the profile that conch.toml would hold, to the configuration that Triton would report."""
     given = {"id": "m", "task": "chat", "upstream": "u", "model": "m", "in": inputs, "out": outputs}
     contract = {"name": "m", "max_batch_size": 0, "input": live, "output": SAID}
-    return Binding(msgspec.convert(given, Model), read_contract(json.dumps(contract).encode()))
+    return TextBinding(msgspec.convert(given, Model), read_contract(json.dumps(contract).encode()))
 
 
-def body(binding: Binding, **fields: Any) -> Table:
+def body(binding: TextBinding, **fields: Any) -> Table:
     """What is sent for a prompt of "hi" and these fields."""
     sent: Table = json.loads(binding.encode(Generation("hi", **fields)))
     return sent

@@ -269,22 +269,21 @@ def test_a_rate_limited_key(client: OpenAI, conch: Conch) -> None:
 
 
 PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 UNSUPPORTED: list[tuple[str, str, dict[str, Any]]] = [
-    ("vllm", "n", {"n": 2}),
     ("vllm", "logit_bias", {"logit_bias": {"5": 1}}),
-    ("vllm", "logprobs", {"logprobs": True}),
-    ("vllm", "top_logprobs", {"top_logprobs": 2}),
-    ("vllm", "tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
-    ("vllm", "tool_choice", {"tool_choice": "required"}),
-    ("vllm", "parallel_tool_calls", {"parallel_tool_calls": False}),
-    ("vllm", "response_format", {"response_format": {"type": "json_object"}}),
-    ("vllm", "response_format", {"response_format": {"type": "json_schema", "json_schema": {"name": "s"}}}),
+    ("ensemble", "logprobs", {"logprobs": True}),
+    ("ensemble", "logprobs", {"logprobs": True, "top_logprobs": 2}),
+    ("vllm", "tools", {"tools": TOOLS}),
+    ("llmapi", "tools", {"tools": TOOLS, "tool_choice": "required"}),
+    ("llmapi", "response_format", {"response_format": {"type": "json_object"}}),
+    ("llmapi", "response_format", {"response_format": {"type": "json_schema", "json_schema": {"name": "s"}}}),
     ("vllm", "modalities", {"modalities": ["audio"]}),
     ("vllm", "reasoning_effort", {"reasoning_effort": "high"}),
     ("ensemble", "min_p", {"extra_body": {"min_p": 0.1}}),
     ("llmapi", "repetition_penalty", {"extra_body": {"repetition_penalty": 1.5}}),
     (
-        "vllm",
+        "ensemble",
         "messages[0].content[0]",
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG}}]}]},
     ),
@@ -327,10 +326,11 @@ def test_an_unknown_field_is_refused(client: OpenAI) -> None:
     [
         ("stream_options", {"stream_options": {"include_usage": True}}),
         ("max_tokens", {"max_tokens": 5, "max_completion_tokens": 5}),
+        ("top_logprobs", {"top_logprobs": 2}),
+        ("tool_choice", {"tool_choice": "required"}),
         ("seed", {"model": "ensemble", "seed": -1}),
         ("max_tokens", {"model": "ensemble", "max_tokens": 2049}),
         ("max_completion_tokens", {"model": "ensemble", "max_completion_tokens": 2049}),
-        ("messages", {"extra_body": {"chat_template_kwargs": {"messages": []}}}),
     ],
 )
 def test_what_the_model_or_another_field_forbids_is_refused(

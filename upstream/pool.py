@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from upstream.deployment import Deployment, Settings
+from upstream.deployment import Deployment
+from upstream.grpc import GrpcClient
 from upstream.http import Client
+from upstream.replica import Server, Settings
 
 log = logging.getLogger("conch")
 
@@ -19,6 +21,8 @@ class UpstreamSettings(Protocol):
 
     @property
     def urls(self) -> list[str]: ...
+    @property
+    def grpc(self) -> list[str]: ...
     @property
     def connect_timeout(self) -> float: ...
     @property
@@ -38,11 +42,8 @@ class Pool:
     """Every deployment, by id and alias. Made inside the running loop; `close` ends the watch and the connections."""
 
     def __init__(self, upstreams: Mapping[str, UpstreamSettings], models: Sequence[ModelSettings]) -> None:
-        self.clients = {
-            name: [Client(url, connect_timeout=upstream.connect_timeout) for url in upstream.urls]
-            for name, upstream in upstreams.items()
-        }
-        self.deployments = {model.id: Deployment(model, self.clients[model.upstream]) for model in models}
+        self.servers = {name: _servers(upstream) for name, upstream in upstreams.items()}
+        self.deployments = {model.id: Deployment(model, self.servers[model.upstream]) for model in models}
         self.by_name = {name: self.deployments[model.id] for model in models for name in (model.id, *model.aliases)}
         self._every = {model.id: upstreams[model.upstream].check_every for model in models}
         self._watch: list[asyncio.Task[None]] = []
@@ -78,6 +79,16 @@ class Pool:
         for task in self._watch:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        for clients in self.clients.values():
-            for client in clients:
-                client.close()
+        for servers in self.servers.values():
+            for server in servers:
+                server.http.close()
+                if server.grpc is not None:
+                    await server.grpc.close()
+
+
+def _servers(upstream: UpstreamSettings) -> list[Server]:
+    timeout = upstream.connect_timeout
+    clients = [Client(url, connect_timeout=timeout) for url in upstream.urls]
+    addresses: list[str | None] = [*upstream.grpc] or [None] * len(clients)
+    grpcs = [GrpcClient(address, connect_timeout=timeout) if address else None for address in addresses]
+    return [Server(http, grpc) for http, grpc in zip(clients, grpcs, strict=True)]

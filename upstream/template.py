@@ -66,6 +66,11 @@ class ChatTemplate:
             raise ValueError(f"The chat template {path} does not compile: {error}") from error
 
     @property
+    def variables(self) -> frozenset[str]:
+        """What the templates read beside messages and tools: what a client may set (enable_thinking …)."""
+        return frozenset[str]().union(*(template.variables for template in self._compiled.values()))
+
+    @property
     def content_format(self) -> ContentFormat:
         """What the default template does with content: "openai" iterates parts, "string" takes text."""
         return self._compiled["default"].content_format
@@ -102,6 +107,7 @@ class _Compiled:
 
     def __init__(self, name: str, source: str) -> None:
         from jinja2 import TemplateSyntaxError
+        from jinja2.meta import find_undeclared_variables
 
         environment = _environment()
         try:
@@ -111,6 +117,7 @@ class _Compiled:
             raise TemplateError(f"{name}, line {error.lineno}: {error.message}.") from error
         except Exception as error:  # jinja2 folds constants while it compiles: anything can be raised
             raise TemplateError(f"{name}: {error}.") from error
+        self.variables = find_undeclared_variables(tree) - {"messages", "tools"}
         self._globals = dict(self._template.globals)  # flat: jinja2 would copy a chain of maps at each render
         iterates = _iterates_content(tree)
         self.content_format: ContentFormat = "openai" if iterates else "string"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from config import Config, Model, Pipeline
 from store import Store
 from store.teller import Clock
+from upstream.fetch import Fetcher
 from upstream.pool import Pool
 
 VERSION = "0.1.0"
@@ -15,6 +16,7 @@ class Gateway:
 
     store: Store
     pool: Pool
+    fetcher: Fetcher
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -2,7 +2,7 @@
 
 from handlers.door.errors import ApiError
 from handlers.door.lifetime import Request
-from handlers.door.schemas import Health
+from handlers.door.schemas.models import Health
 
 
 async def healthz(request: Request) -> Health:

@@ -198,6 +198,24 @@ class Vllm(Contract):
         return sampling
 
 
+class VllmEmbed(Contract):
+    """One input per request: its vector is its length, then its bytes or token ids, cut or padded to `dimensions`."""
+
+    async def _answer(self, request: Any) -> Responses:
+        asked = first(request, "embedding_request")
+        if asked is None:
+            raise Refusal("Model vllm_embed does not support 'generate' request")
+        wanted = json.loads(asked)
+        given = wanted["input"]
+        spelt = list(given.encode()) if isinstance(given, str) else given
+        size = ((wanted.get("pooling_params") or {}).get("dimensions") or [32])[0]
+        vector = ([len(spelt), *spelt] + [0] * size)[:size]
+        tensors = [text("text_output", [json.dumps([float(number) for number in vector])])]
+        if first(request, "return_num_input_tokens"):
+            tensors.append(pb_utils.Tensor("num_input_tokens", np.array([len(spelt)], np.uint32)))
+        yield tensors, True
+
+
 class Ensemble(Contract):
     """Output tokens count what is new in each response, when asked for; log probabilities and indices always come."""
 

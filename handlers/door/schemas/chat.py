@@ -1,17 +1,15 @@
-"""What clients send and get, as Structs: decoding, encoding and the OpenAPI document all read them."""
+"""Chat completions: the request and the answer, whole and in chunks."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from handlers.door.schemas.body import Body
+
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 StopText = Annotated[str, Meta(min_length=1)]
-
-
-class Body(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A part of a request. An unknown field is an error: nothing is accepted and dropped."""
 
 
 class TextPart(Body, tag="text", tag_field="type"):
@@ -45,7 +43,9 @@ class FunctionCall(Body):
     arguments: str
 
 
-class ToolCall(Body):
+class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
+    """A call of a function, in an answer and when the conversation tells of it."""
+
     id: str
     function: FunctionCall
     type: Literal["function"] = "function"
@@ -107,6 +107,27 @@ class JsonSchemaFormat(Body, tag="json_schema", tag_field="type"):
     json_schema: JsonSchema
 
 
+class Function(Body):
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    function: Function
+    type: Literal["function"]
+
+
+class FunctionName(Body):
+    name: str
+
+
+class NamedChoice(Body):
+    function: FunctionName
+    type: Literal["function"]
+
+
 class ChatRequest(Body):
     """POST /chat/completions."""
 
@@ -129,8 +150,8 @@ class ChatRequest(Body):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -157,13 +178,33 @@ class Usage(msgspec.Struct):
 class AnswerMessage(msgspec.Struct, tag_field="role", tag="assistant"):
     content: str | None
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+
+
+class TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class Logprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(msgspec.Struct):
+    content: list[Logprob]
+    refusal: None = None
 
 
 class Choice(msgspec.Struct):
     index: int
     message: AnswerMessage
     finish_reason: str
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
 
 
 class ChatCompletion(msgspec.Struct, tag_field="object", tag="chat.completion"):
@@ -176,15 +217,29 @@ class ChatCompletion(msgspec.Struct, tag_field="object", tag="chat.completion"):
     usage: Usage | None
 
 
+class ChunkFunction(msgspec.Struct, omit_defaults=True):
+    arguments: str
+    name: str | None = None
+
+
+class ChunkCall(msgspec.Struct, omit_defaults=True):
+    index: int
+    function: ChunkFunction
+    id: str | None = None
+    type: Literal["function"] | None = None
+
+
 class ChunkDelta(msgspec.Struct, omit_defaults=True):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ChunkCall] | None = None
 
 
 class ChunkChoice(msgspec.Struct):
     index: int
     delta: ChunkDelta
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     finish_reason: str | None = None
 
 
@@ -196,21 +251,3 @@ class ChatCompletionChunk(msgspec.Struct, tag_field="object", tag="chat.completi
     model: str
     choices: list[ChunkChoice]
     usage: Usage | UnsetType | None = UNSET
-
-
-class ModelCard(msgspec.Struct, tag_field="object", tag="model"):
-    """A deployment, as GET /models shows it."""
-
-    id: str
-    created: int
-    owned_by: str
-
-
-class ModelList(msgspec.Struct, tag_field="object", tag="list"):
-    data: list[ModelCard]
-
-
-class Health(msgspec.Struct):
-    """`status` is "ok", or the reason why not."""
-
-    status: str

@@ -1,0 +1,259 @@
+"""A conversation, of whichever endpoint, to a Generation and the interpreters of its answer; or the reason why not."""
+
+import base64
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from handlers.door.errors import InvalidRequest
+from handlers.door.lifetime import Request
+from handlers.door.schemas.chat import (
+    AudioPart,
+    ChatRequest,
+    ImagePart,
+    JsonSchemaFormat,
+    NamedChoice,
+    TextFormat,
+    UserMessage,
+)
+from upstream.deployment import Deployment
+from upstream.fetch import FetchError, read_data_url
+from upstream.inference import Generation
+from upstream.interpreter import Interpreter
+from upstream.template import TemplateError
+
+MAX_IMAGE = 20 << 20  # bytes of one picture
+MAX_IMAGES = 16
+ANY_OBJECT = '{"type":"object"}'
+
+# A field that changes the answer, the source that carries it to the model, and the value that asks for nothing.
+FIELDS: tuple[tuple[str, str, Any], ...] = (
+    ("temperature", "temperature", 1),
+    ("top_p", "top_p", 1),
+    ("stop", "stop", []),
+    ("seed", "seed", None),
+    ("max_tokens", "max_tokens", None),
+    ("max_completion_tokens", "max_tokens", None),
+    ("presence_penalty", "presence_penalty", 0),
+    ("frequency_penalty", "frequency_penalty", 0),
+    ("logit_bias", "logit_bias", {}),
+    ("logprobs", "wants_logprobs", False),
+    ("top_logprobs", "logprobs", 0),
+    ("modalities", "modalities", ["text"]),
+    ("top_k", "top_k", -1),
+    ("min_p", "min_p", 0),
+    ("repetition_penalty", "repetition_penalty", 1),
+)
+
+
+class Turn(NamedTuple):
+    """What goes to the model, and what makes an interpreter for each choice; None where the text is only words."""
+
+    generation: Generation
+    interpret: Callable[[], Interpreter] | None
+
+
+async def converse(request: Request, body: ChatRequest, deployment: Deployment) -> Turn:
+    """What the conversation asks of the model. Raises 400 for what the deployment cannot honour."""
+    sources = deployment.sources
+    for field, default in _refused(sources):
+        value = getattr(body, field)
+        if value is not None and value != default:
+            raise unsupported(field, deployment)
+    check_extra(request, sources)
+    _check_pairs(body)
+    forced, schema = _guide(body, deployment)
+    images = await _images(request, body, deployment)
+    tools = [msgspec.to_builtins(tool) for tool in body.tools or ()] if body.tool_choice != "none" else []
+    prompt = _prompt(body, deployment, tools)
+    generation = Generation(
+        prompt,
+        stream=bool(body.stream),
+        max_tokens=_max_tokens(body, deployment),
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=body.logit_bias or None,
+        stop=[body.stop] if isinstance(body.stop, str) else body.stop or None,
+        seed=body.seed,
+        n=body.n,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        wants_logprobs=body.logprobs or None,
+        json_schema=schema,
+        guide="json_schema" if schema is not None else None,
+        images=images or None,
+        extra=request.extra,
+    )
+    reasoning = deployment.settings.chat.reasoning == "think"
+    if not tools and not reasoning:
+        return Turn(generation, None)
+    family = deployment.settings.chat.tools if tools else None
+    if body.tool_choice == "required":
+        family = "guided"
+    opened = reasoning and prompt.rstrip().endswith("<think>")
+    single = body.parallel_tool_calls is False
+    return Turn(
+        generation,
+        lambda: Interpreter(family, tools, reasoning=reasoning, opened=opened, forced=forced, single=single),
+    )
+
+
+def unsupported(param: str, deployment: Deployment) -> InvalidRequest:
+    """400 for a field that this deployment's model has no way to honour."""
+    return InvalidRequest(
+        f"The model {deployment.id!r} does not support {param!r}; leave it out.",
+        param=param,
+        code="unsupported_parameter",
+    )
+
+
+def check_extra(request: Request, sources: frozenset[str]) -> None:
+    """A field beyond the schema is for the profile, or unknown. Raises 400."""
+    for name in request.extra:
+        if f"extra.{name}" not in sources:
+            raise InvalidRequest(f"Unknown parameter: {name!r}.", param=name, code="unknown_parameter")
+
+
+@cache
+def _refused(sources: frozenset[str]) -> tuple[tuple[str, Any], ...]:
+    return tuple((field, default) for field, source, default in FIELDS if source not in sources)
+
+
+def _check_pairs(body: ChatRequest) -> None:
+    """The rules that join two fields."""
+    rules = (
+        (
+            body.stream_options is not None and not body.stream,
+            "stream_options",
+            "'stream_options' is only allowed with 'stream': true.",
+        ),
+        (
+            body.max_tokens is not None and body.max_completion_tokens is not None,
+            "max_tokens",
+            "Send 'max_completion_tokens' or 'max_tokens', not both.",
+        ),
+        (bool(body.top_logprobs) and not body.logprobs, "top_logprobs", "'top_logprobs' needs 'logprobs': true."),
+        (
+            body.tool_choice not in (None, "none", "auto") and not body.tools,
+            "tool_choice",
+            "'tool_choice' asks for a call, and there are no 'tools'.",
+        ),
+    )
+    for broken, param, message in rules:
+        if broken:
+            raise InvalidRequest(message, param=param, code="invalid_value")
+
+
+def _guide(body: ChatRequest, deployment: Deployment) -> tuple[str | None, str | None]:
+    """The function that the answer must call, if it is one, and the JSON schema that the engine must keep to."""
+    guided = "json_schema" in deployment.sources
+    choice, tools = body.tool_choice, body.tools or []
+    if tools and choice != "none" and deployment.settings.chat.tools == "none":
+        raise unsupported("tools", deployment)
+    if isinstance(choice, NamedChoice) or choice == "required":
+        if not guided:
+            raise unsupported("tool_choice", deployment)
+        if choice == "required":
+            return None, _text({"type": "array", "minItems": 1, "items": {"anyOf": [_call(tool) for tool in tools]}})
+        for tool in tools:
+            if tool.function.name == choice.function.name:
+                return tool.function.name, _text(tool.function.parameters or {"type": "object"})
+        raise InvalidRequest(
+            f"'tool_choice' names {choice.function.name!r}, which is none of the 'tools'.",
+            param="tool_choice",
+            code="invalid_value",
+        )
+    form = body.response_format
+    if form is None or isinstance(form, TextFormat):
+        return None, None
+    if not guided:
+        raise unsupported("response_format", deployment)
+    return None, _text(form.json_schema.schema or {}) if isinstance(form, JsonSchemaFormat) else ANY_OBJECT
+
+
+def _call(tool: Any) -> dict[str, Any]:
+    function = tool.function
+    properties = {"name": {"const": function.name}, "parameters": function.parameters or {"type": "object"}}
+    return {"type": "object", "properties": properties, "required": ["name", "parameters"]}
+
+
+def _text(schema: dict[str, Any]) -> str:
+    return msgspec.json.encode(schema).decode()
+
+
+def _max_tokens(body: ChatRequest, deployment: Deployment) -> int | None:
+    """The bound that the client set, else the model's own, if its profile states one."""
+    asked, bound = body.max_completion_tokens or body.max_tokens, deployment.settings.max_output
+    if asked is not None and bound is not None and asked > bound:
+        param = "max_tokens" if body.max_tokens else "max_completion_tokens"
+        raise InvalidRequest(
+            f"{param!r} is {asked}; the model {deployment.id!r} makes at most {bound}.",
+            param=param,
+            code="invalid_value",
+        )
+    return asked or bound
+
+
+async def _images(request: Request, body: ChatRequest, deployment: Deployment) -> list[str]:
+    """The pictures of the conversation as base64, in their order; those of https: addresses are fetched."""
+    images: list[str] = []
+    for place, message in enumerate(body.messages):
+        if not isinstance(message, UserMessage) or isinstance(message.content, str):
+            continue
+        for at, part in enumerate(message.content):
+            where = f"messages[{place}].content[{at}]"
+            if isinstance(part, AudioPart) or (isinstance(part, ImagePart) and "images" not in deployment.sources):
+                raise unsupported(where, deployment)
+            if isinstance(part, ImagePart):
+                if len(images) == MAX_IMAGES:
+                    raise InvalidRequest(
+                        f"A request takes at most {MAX_IMAGES} images.", param=where, code="invalid_value"
+                    )
+                images.append(base64.b64encode(await _image(request, part.image_url.url, where)).decode())
+    return images
+
+
+async def _image(request: Request, url: str, where: str) -> bytes:
+    try:
+        if url[:5].lower() == "data:":
+            given = read_data_url(url, limit=MAX_IMAGE)
+            if not given.media_type.startswith("image/"):
+                raise FetchError(f"it is {given.media_type}, no image.")
+            return given.body
+        return (await request.gateway.fetcher.fetch(url, limit=MAX_IMAGE)).body
+    except FetchError as error:
+        raise InvalidRequest(
+            f"The image of {where} cannot be used: {error}", param=f"{where}.image_url", code="invalid_image"
+        ) from error
+
+
+def _prompt(body: ChatRequest, deployment: Deployment, tools: list[dict[str, Any]]) -> str:
+    template = deployment.template
+    kwargs = body.chat_template_kwargs or {}
+    for name in kwargs:
+        if name not in template.variables:
+            where = f"chat_template_kwargs.{name}"
+            raise InvalidRequest(
+                f"The chat template of {deployment.id!r} has no variable {name!r}.",
+                param=where,
+                code="unknown_parameter",
+            )
+    effort = body.reasoning_effort
+    if effort is not None:
+        if "reasoning_effort" in template.variables:
+            kwargs = {"reasoning_effort": effort, **kwargs}
+        elif "enable_thinking" in template.variables:
+            kwargs = {"enable_thinking": effort != "none", **kwargs}
+        else:
+            raise unsupported("reasoning_effort", deployment)
+    messages = [msgspec.to_builtins(message) for message in body.messages]
+    try:
+        return template.render(messages, tools=tools or None, kwargs=kwargs)
+    except TemplateError as error:
+        raise InvalidRequest(str(error), param="messages", code="template_error") from error

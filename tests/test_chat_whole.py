@@ -1,0 +1,205 @@
+"""Chat beyond words, by the official SDK: tools, schemas, several answers, log probabilities, pictures, reasoning."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, BadRequestError, OpenAI
+from pydantic import BaseModel
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The current weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "The name of the city"}},
+            "required": ["city"],
+        },
+    },
+}
+TIME: Any = {
+    "type": "function",
+    "function": {"name": "get_time", "description": "The time of day in a place", "parameters": {"type": "object"}},
+}
+ASK: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def test_a_tool_call_and_its_result(client: OpenAI) -> None:
+    asked = client.chat.completions.create(model="assistant", messages=ASK, tools=[WEATHER, TIME])
+    choice = asked.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    (call,) = choice.message.tool_calls or []
+    assert call.type == "function"
+    assert call.id.startswith("call_")
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
+    told: Any = [*ASK, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 24 degrees"}]
+    answered = client.chat.completions.create(model="assistant", messages=told, tools=[WEATHER, TIME])
+    assert answered.choices[0].finish_reason == "stop"
+    assert "24 degrees" in (answered.choices[0].message.content or "")
+
+
+async def test_two_calls_streamed(async_client: AsyncOpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "What is the weather in Paris and in Tokyo?"}]
+    async with async_client.chat.completions.stream(model="assistant", messages=messages, tools=[WEATHER]) as stream:
+        chunks = [event.chunk async for event in stream if event.type == "chunk"]
+        final = await stream.get_final_completion()
+    calls = final.choices[0].message.tool_calls or []
+    assert [json.loads(call.function.arguments)["city"] for call in calls] == ["Paris", "Tokyo"]
+    assert final.choices[0].finish_reason == "tool_calls"
+    deltas = [delta for chunk in chunks for delta in (chunk.choices and chunk.choices[0].delta.tool_calls) or []]
+    for index in (0, 1):
+        first, *rest = [delta for delta in deltas if delta.index == index]
+        assert first.id is not None
+        assert first.function is not None
+        assert (first.type, first.function.name, first.function.arguments) == ("function", "get_weather", "")
+        assert rest
+        assert all(delta.id is None and delta.function and delta.function.name is None for delta in rest)
+    assert not any(chunk.choices and chunk.choices[0].delta.content for chunk in chunks)
+
+
+def test_one_call_where_only_one_is_wanted(client: OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "What is the weather in Paris and in Tokyo?"}]
+    answer = client.chat.completions.create(
+        model="assistant", messages=messages, tools=[WEATHER], parallel_tool_calls=False
+    )
+    assert len(answer.choices[0].message.tool_calls or []) == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [("required", "get_weather"), ({"type": "function", "function": {"name": "get_time"}}, "get_time")],
+)
+def test_a_call_is_enforced(client: OpenAI, choice: Any, name: str) -> None:
+    options: Any = {"model": "assistant", "messages": ASK, "tools": [WEATHER, TIME], "tool_choice": choice}
+    with client.chat.completions.stream(**options) as stream:
+        streamed = stream.get_final_completion()
+    for completion in (client.chat.completions.create(**options), streamed):
+        (call, *_) = completion.choices[0].message.tool_calls or []
+        assert completion.choices[0].finish_reason == "tool_calls"
+        assert completion.choices[0].message.content is None
+        assert call.type == "function"
+        assert call.function.name == name
+        assert isinstance(json.loads(call.function.arguments), dict)
+
+
+def test_tools_that_must_not_be_called(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model="assistant", messages=ASK, tools=[WEATHER], tool_choice="none")
+    assert answer.choices[0].message.tool_calls is None
+    assert answer.choices[0].message.content
+
+
+class Person(BaseModel):
+    """What the schema asks for."""
+
+    name: str
+    age: int
+    hobbies: list[str]
+
+
+def test_a_schema_is_kept(client: OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Anna is 31 years old and likes sailing."}]
+    parsed = client.chat.completions.parse(model="assistant", messages=messages, response_format=Person)
+    person = parsed.choices[0].message.parsed
+    assert person is not None
+    assert person.age == 31
+    with client.chat.completions.stream(model="assistant", messages=messages, response_format=Person) as stream:
+        streamed = stream.get_final_completion().choices[0].message.parsed
+    assert streamed == person
+
+
+def test_a_json_object(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model="assistant", messages=ASK, response_format={"type": "json_object"})
+    assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+
+
+@pytest.mark.parametrize("model", ["assistant", "ensemble"])
+def test_several_answers(client: OpenAI, model: str) -> None:
+    """By one tensor where the profile has it, else by as many requests."""
+    options: Any = {"model": model, "messages": ASK, "n": 3, "temperature": 1, "seed": 5, "max_tokens": 8}
+    whole = client.chat.completions.create(**options)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert all(choice.message.content for choice in whole.choices)
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens > 8
+    said = {0: "", 1: "", 2: ""}
+    ended = []
+    for chunk in client.chat.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            said[choice.index] += choice.delta.content or ""
+            ended += [choice.index] if choice.finish_reason else []
+    assert sorted(ended) == [0, 1, 2]
+    assert list(said.values()) == [choice.message.content for choice in whole.choices]
+
+
+def test_log_probabilities(client: OpenAI) -> None:
+    options: Any = {"model": "assistant", "messages": ASK, "logprobs": True, "top_logprobs": 2, "max_tokens": 5}
+    whole = client.chat.completions.create(**options).choices[0]
+    assert whole.logprobs is not None
+    told = whole.logprobs.content or []
+    assert "".join(each.token for each in told) == whole.message.content
+    assert all(each.logprob <= 0 and 0 < len(each.top_logprobs) <= 2 for each in told)
+    assert all(bytes(each.bytes or []).decode() == each.token for each in told)
+    streamed: list[Any] = []
+    for chunk in client.chat.completions.create(**options, stream=True):
+        if chunk.choices and chunk.choices[0].logprobs:
+            streamed += chunk.choices[0].logprobs.content or []
+    assert [each.token for each in streamed] == [each.token for each in told]
+
+
+def test_a_picture(client: OpenAI) -> None:
+    url = "data:image/png;base64," + base64.b64encode(PIXEL).decode()
+    parts: Any = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
+    answer = client.chat.completions.create(model="assistant", messages=[{"role": "user", "content": parts}])
+    assert "1 image" in (answer.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/a.png",
+        "http://169.254.169.254/latest",
+        "http://[::1]/a.png",
+        "ftp://example.com/a.png",
+        "data:text/plain;base64,aGk=",
+        "data:image/png;base64,???",
+        "no url",
+        "",
+    ],
+)
+def test_a_picture_that_cannot_be_had(client: OpenAI, url: str) -> None:
+    parts: Any = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": url}}]
+    with pytest.raises(BadRequestError) as refusal:
+        client.chat.completions.create(model="assistant", messages=[{"role": "user", "content": parts}])
+    assert (refusal.value.code, refusal.value.param) == ("invalid_image", "messages[0].content[1].image_url")
+
+
+@pytest.mark.parametrize(
+    "options", [{"reasoning_effort": "high"}, {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}]
+)
+def test_reasoning_is_kept_apart(client: OpenAI, options: Any) -> None:
+    whole = client.chat.completions.create(model="assistant", messages=ASK, **options).choices[0].message
+    reasoning = (whole.model_extra or {})["reasoning_content"]
+    assert reasoning
+    assert whole.content
+    assert "<think>" not in whole.content + reasoning
+    said = thought = ""
+    for chunk in client.chat.completions.create(model="assistant", messages=ASK, stream=True, **options):
+        for choice in chunk.choices:
+            said += choice.delta.content or ""
+            thought += (choice.delta.model_extra or {}).get("reasoning_content") or ""
+    assert (said, thought) == (whole.content, reasoning)
+
+
+def test_a_template_variable_that_is_none(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError, match="'thinking'") as refusal:
+        client.chat.completions.create(
+            model="assistant", messages=ASK, extra_body={"chat_template_kwargs": {"thinking": True}}
+        )
+    assert refusal.value.param == "chat_template_kwargs.thinking"

@@ -1,0 +1,138 @@
+"""A text answer under way: deltas as they arrive, whatever the transport, and usage as far as it is known."""
+
+import asyncio
+from typing import Protocol
+
+from upstream.connection import Stream
+from upstream.errors import Broken
+from upstream.grpc import GrpcStream
+from upstream.inference import Delta, Generation, Usage
+from upstream.replica import Replica
+from upstream.sse import Events
+from upstream.text import Reader, TextBinding
+
+
+class Answer(Protocol):
+    """`read` gives the deltas of one arrival, an empty list at the end; `usage` what has been counted so far."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+    async def read(self) -> list[Delta]:
+        """Raises an UpstreamError when the answer broke off, failed, or ran past its deadline."""
+
+    def close(self) -> None:
+        """Cancel at Triton what is not complete. Calling it again does nothing."""
+
+
+async def open_answer(replica: Replica, generation: Generation, deadline: float) -> "One":
+    """Send one Generation to one replica. Raises an UpstreamError; the caller closes what it gets."""
+    binding = replica.binding
+    assert isinstance(binding, TextBinding)
+    reader = binding.reader(generation)
+    answer = One(replica, reader)
+    try:
+        if replica.settings.transport == "grpc":
+            arrays, parameters = binding.inputs.arrays(generation)
+            answer.responses = replica.stream(arrays, list(binding.names.values()), parameters, deadline)
+        elif generation.stream:
+            answer.events = await replica.generate_stream(binding.encode(generation), deadline)
+        else:
+            body = await replica.generate(binding.encode(generation), deadline)
+            answer.whole = reader.read([body]) + reader.end()
+    except BaseException:
+        answer.close()
+        raise
+    return answer
+
+
+class One:
+    """An answer from one request to one replica."""
+
+    def __init__(self, replica: Replica, reader: Reader) -> None:
+        self.reader = reader
+        self.whole: list[Delta] | None = None  # of a unary exchange
+        self.events: Stream | None = None
+        self.responses: GrpcStream | None = None
+        self._replica: Replica | None = replica
+        self._split = Events()
+        replica.outstanding += 1
+
+    @property
+    def usage(self) -> Usage:
+        return self.reader.usage
+
+    async def read(self) -> list[Delta]:
+        """The next deltas, as soon as any have come."""
+        if self.whole is not None:
+            deltas, self.whole = self.whole, []
+            return deltas
+        if self.responses is not None:
+            return await self._read_responses(self.responses)
+        assert self.events is not None
+        while data := await self.events.read():
+            if deltas := self.reader.read(self._split.feed(data)):
+                return deltas
+        if self._split.partial:
+            raise Broken("the stream ended within an event")
+        return self.reader.end()
+
+    async def _read_responses(self, responses: GrpcStream) -> list[Delta]:
+        deltas: list[Delta] = []
+        while (arrays := await responses.read()) is not None:
+            self.reader.take(self.reader.binding.event(arrays), deltas)
+            if deltas:
+                return deltas
+        return self.reader.end()
+
+    def close(self) -> None:
+        if self.events is not None:
+            self.events.close()
+        if self.responses is not None:
+            self.responses.close()
+        if self._replica is not None:
+            self._replica.outstanding -= 1
+            self._replica = None
+
+
+class Several:
+    """n answers of a model that makes one at a time, as one answer: each is a choice, in the order of arrival."""
+
+    def __init__(self, answers: list[One]) -> None:
+        self._answers = answers
+        self._reads: dict[asyncio.Task[list[Delta]], int] = {}
+        self._open = set(range(len(answers)))
+
+    @property
+    def usage(self) -> Usage:
+        """The prompt once, what was made for it added up."""
+        usages = [answer.usage for answer in self._answers]
+        made = [usage.completion_tokens for usage in usages]
+        total = None if None in made else sum(count or 0 for count in made)
+        return Usage(usages[0].prompt_tokens, total)
+
+    async def read(self) -> list[Delta]:
+        """The next deltas of whichever has some."""
+        while self._open:
+            reading = set(self._reads.values())
+            for index in self._open - reading:
+                self._reads[asyncio.ensure_future(self._answers[index].read())] = index
+            done, _ = await asyncio.wait(self._reads, return_when=asyncio.FIRST_COMPLETED)
+            deltas: list[Delta] = []
+            for task in done:
+                index = self._reads.pop(task)
+                made = task.result()
+                for delta in made:
+                    delta.index = index
+                deltas += made
+                if not made:
+                    self._open.discard(index)
+            if deltas:
+                return deltas
+        return []
+
+    def close(self) -> None:
+        for task in self._reads:
+            task.cancel()
+        for answer in self._answers:
+            answer.close()
