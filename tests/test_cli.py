@@ -115,17 +115,22 @@ def test_check_binds_every_model_against_the_live_server(shop: Conch) -> None:
     done = run("check", "--json", "--config", str(shop.config))
     assert done.returncode == 1, "one model is not there"
     rows = {row["id"]: row for row in json.loads(done.stdout)}
-    assert {id: row["verified"] for id, row in rows.items()} == {
-        "assistant": True,
-        "vllm": True,
-        "ensemble": True,
-        "bls": True,
-        "llmapi": True,
-        "private": True,
-        "absent": False,
-    }
+    assert [id for id, row in rows.items() if not row["verified"]] == ["absent"]
     assert "not ready" in rows["absent"]["reason"]
-    assert rows["vllm"] == {"id": "vllm", "verified": True, "reason": "", "unbound": []}
+    vllm = rows["vllm"]
+    assert (vllm["task"], vllm["reason"], vllm["unknown"]) == ("chat", "", [])
+    assert {"text_input", "sampling_parameters", "text_output"} <= set(vllm["bound"])
+    assert "embedding_request" in vllm["unbound"]
+    assert not set(vllm["bound"]) & set(vllm["unbound"])
+
+
+def test_check_for_people(shop: Conch) -> None:
+    done = run("check", "--config", str(shop.config))
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert any(line.split() == ["vllm", "chat", "verified"] for line in lines)
+    place = next(at for at, line in enumerate(lines) if line.split() == ["absent", "chat", "NOT", "VERIFIED"])
+    assert lines[place + 1].split()[0] == "why"
 
 
 def test_check_without_a_server(shop: Conch) -> None:

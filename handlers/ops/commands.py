@@ -19,11 +19,11 @@ from config import Config, ConfigError, Plan, api_key, load
 from handlers.door.admission import judge
 from handlers.door.gateway import VERSION
 from handlers.door.lifetime import Lifetime
+from handlers.ops import check
 from handlers.ops.inside import get
 from store import ledger, open_store
 from store.ledger import Script
 from store.records import Key, StoreError, Workspace
-from upstream.pool import CHECK_TIMEOUT, Pool
 
 Build = Callable[[Config], Lifetime]
 Serve = Callable[[Config], None]
@@ -153,20 +153,12 @@ def _ask(config: Config, *scripts: Callable[[int], Script[Any]]) -> list[Any]:
 
 
 def _check(options: argparse.Namespace, config: Config) -> int:
-    async def go() -> list[dict[str, Any]]:
-        pool = Pool(config.upstreams, config.models)
-        try:
-            await asyncio.gather(*(deployment.check(CHECK_TIMEOUT) for deployment in pool.deployments.values()))
-            return [
-                {"id": each.id, "verified": each.verified, "reason": each.reason, "unbound": each.left_out}
-                for each in pool.deployments.values()
-            ]
-        finally:
-            await pool.close()
-
-    rows = asyncio.run(go())
-    _show(options, rows)
-    return 0 if all(row["verified"] for row in rows) else 1
+    models = asyncio.run(check.fits(config))
+    if options.json:
+        _show(options, models)
+    else:
+        print(check.printed(models))
+    return 0 if all(model.verified for model in models) else 1
 
 
 def _migrate(options: argparse.Namespace, config: Config) -> int:
