@@ -1,7 +1,10 @@
 """Conch, an OpenAI gateway for Triton. This is the map: every route, the lifespan, and how the parts are joined."""
 
+import asyncio
 import contextlib
 import logging
+import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -9,9 +12,20 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from config import Config
-from handlers import chat, models
+from config import Config, ConfigError
+from handlers import (
+    chat,
+    completions,
+    embeddings,
+    images,
+    models,
+    rerank,
+    responses,
+    speech,
+    transcriptions,
+)
 from handlers.door.admission import judge
+from handlers.door.files import Files
 from handlers.door.gateway import Gateway
 from handlers.door.lifetime import Lifetime
 from handlers.door.wire import Endpoint
@@ -20,12 +34,25 @@ from store import open_store
 from upstream.fetch import Fetcher
 from upstream.pool import Pool
 
+log = logging.getLogger("conch")
+
 Handler = Callable[..., Awaitable[Any]]
 
 # Under /v1 and /api/v1, and again under /v1/{pipeline}. What has a parameter comes last.
 API: list[tuple[str, str, Handler]] = [
     ("POST", "/chat/completions", chat.create),
+    ("POST", "/completions", completions.create),
+    ("POST", "/responses", responses.create),
+    ("POST", "/images/generations", images.create),
+    ("POST", "/embeddings", embeddings.create),
+    ("POST", "/rerank", rerank.create),
+    ("POST", "/audio/speech", speech.create),
+    ("POST", "/audio/transcriptions", transcriptions.create),
+    ("POST", "/audio/translations", transcriptions.translate),
     ("GET", "/models", models.index),
+    ("GET", "/responses/{id}", responses.show),
+    ("DELETE", "/responses/{id}", responses.delete),
+    ("GET", "/responses/{id}/input_items", responses.input_items),
 ]
 BASES = ("/v1", "/api/v1")
 MODEL: tuple[str, str, Handler] = ("GET", "/models/{id:path}", models.show)
@@ -33,6 +60,7 @@ OPERATOR: list[tuple[str, str, Handler]] = [
     ("GET", "/healthz", health.healthz),
     ("GET", "/readyz", health.readyz),
 ]
+SIGNED: tuple[str, str, Handler] = ("GET", "/v1/images/files/{id}", images.show)  # no key: its URL is the right
 
 
 def build(config: Config) -> Lifetime:
@@ -46,6 +74,7 @@ def build(config: Config) -> Lifetime:
             await store.migrate()
             stack.push_async_callback(store.close)
             gateway.store = store
+            gateway.files = Files(store, config.store.max_files, gateway.clock)
             gateway.pool = Pool(config.upstreams, config.models)
             stack.push_async_callback(gateway.pool.close)
             gateway.fetcher = Fetcher()
@@ -70,7 +99,7 @@ def _routes() -> list[Route]:
     flat = [(method, base + path, endpoints[handler]) for base in BASES for method, path, handler in API]
     piped = [(m, f"{base}/{{pipeline}}{path}", endpoints[handler]) for base in BASES for m, path, handler in API]
     by_id = [(MODEL[0], base + MODEL[1], endpoints[MODEL[2]]) for base in BASES]
-    operator = [(method, path, Endpoint(handler, public=True)) for method, path, handler in OPERATOR]
+    operator = [(method, path, Endpoint(handler, public=True)) for method, path, handler in [*OPERATOR, SIGNED]]
     return [
         Route(path, endpoint, methods=[method], name=endpoint.name)
         for method, path, endpoint in [*operator, *flat, *piped, *by_id]
@@ -89,16 +118,19 @@ def serve(config: Config) -> None:
             self._captured_signals.clear()  # uvicorn would raise it again at the end: a clean stop exits with 0
 
         async def startup(self, sockets: Any = None) -> None:
+            asyncio.get_running_loop().add_signal_handler(
+                signal.SIGHUP, lambda: log.warning("SIGHUP is ignored: settings are read at the start only")
+            )
             await super().startup(sockets)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            logging.getLogger("conch").info("listening on http://%s:%s", f"[{host}]" if ":" in host else host, port)
+            log.info("listening on http://%s:%s", f"[{host}]" if ":" in host else host, port)
 
     settings = config.server
+    asyncio.run(_migrate(config))
+    sockets = _listen(settings.host, settings.port)
     Server(
         uvicorn.Config(
             build(config),
-            host=settings.host,
-            port=settings.port,
             loop="uvloop",
             http=configured(settings.max_header, settings.header_timeout),
             ws="none",
@@ -110,7 +142,31 @@ def serve(config: Config) -> None:
             timeout_keep_alive=int(settings.keep_alive),
             timeout_graceful_shutdown=int(settings.drain),
         )
-    ).run()
+    ).run(sockets)
+
+
+async def _migrate(config: Config) -> None:
+    """Before the server, so that a store that cannot be used is told in one sentence."""
+    store = open_store(config.store.url, judge(config.plans))
+    await store.migrate()
+    await store.close()
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of `host`. Raises ConfigError."""
+    listening: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
+            listening.append(socket.create_server(address, family=family, backlog=2048))
+    except OSError as error:
+        for opened in listening:
+            opened.close()
+        reason = str(error.strerror).partition(" (")[0]  # Python's own part repeats the address
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({reason}): set CONCH_SERVER__PORT or CONCH_SERVER__HOST."
+        ) from error
+    return listening
 
 
 def main() -> None:

@@ -9,13 +9,20 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 import msgspec
 
+from config.faults import faults
+from config.variables import settings_of
+
 HERE = Path(__file__).parent
 DEFAULT_PATH = HERE / "conch.toml"
 PRESETS = HERE / "presets"
-RESERVED_VARIABLES = frozenset({"CONCH_ENV", "CONCH_CONFIG", "CONCH_ADMIN_TOKEN", "CONCH_API_KEY"})
-RESERVED_SEGMENTS = frozenset(
-    {"models", "chat", "completions", "responses", "embeddings", "images", "audio", "rerank", "metrics", "admin"}
-)
+MOST_PER_MINUTE = 10_000_000_000  # a bucket's 60,000,000 parts per request stay within 64 bits, three times over
+LONGEST, LARGEST = 36_500 * 86_400.0, 1 << 50  # seconds, bytes
+TRANSPORTS: dict[str, tuple[str, ...]] = {
+    "chat": ("generate", "grpc"),
+    "image": ("infer", "grpc"),
+    "speech": ("infer", "grpc"),
+    "transcription": ("infer", "grpc"),
+}
 WAYS = frozenset({"from", "const", "json", "template"})  # to fill a tensor
 FILES = (  # that a [[models]] entry names
     ("chat", "template"),
@@ -38,11 +45,16 @@ class Duration(float):
     """Seconds; written as "250ms", "30s", "5m", "24h", "7d"."""
 
 
+class Period(Duration):
+    """A Duration of more than nothing."""
+
+
 class Size(int):
     """Bytes; written as "512B", "64KiB", "16MiB", "1GiB"."""
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+PerMinute = Annotated[int, msgspec.Meta(ge=0, le=MOST_PER_MINUTE)]
 Task = Literal["chat", "embedding", "rerank", "image", "speech", "transcription"]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 PipelineId = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{2,63}$")]
@@ -60,8 +72,8 @@ class Server(Section, frozen=True):
     max_body: Size = Size(16 << 20)
     max_upload: Size = Size(256 << 20)
     max_header: Size = Size(64 << 10)
-    header_timeout: Duration = Duration(10)
-    body_timeout: Duration = Duration(30)
+    header_timeout: Period = Period(10)
+    body_timeout: Period = Period(30)
     keep_alive: Duration = Duration(75)
     drain: Duration = Duration(30)
     public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch
@@ -74,12 +86,21 @@ class Store(Section, frozen=True):
     max_files: Size = Size(256 << 20)  # of pictures that are kept an hour for their URLs
 
 
-class Plan(Section, frozen=True):
-    """[plans.NAME]: requests per minute of a key that asks for none, and the most that one may ask for."""
+class Responses(Section, frozen=True):
+    """[responses]: how long a stored response can be asked for."""
 
-    default: Annotated[int, msgspec.Meta(ge=0)] = 0
-    ceiling: Annotated[int, msgspec.Meta(ge=0)] = 0
-    burst: Positive | None = None
+    retention: Period = Period(30 * 86400)
+
+
+class Plan(Section, frozen=True):
+    """[plans.NAME]: requests per minute of a key that asks for none, and the most that one may ask for.
+
+    What the file says of a plan that Conch has lies over that.
+    """
+
+    default: PerMinute = 0
+    ceiling: PerMinute = 0
+    burst: Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_MINUTE)] | None = None
     keys: bool = True
 
 
@@ -96,8 +117,8 @@ class Upstream(Section, frozen=True):
 
     urls: Annotated[list[str], msgspec.Meta(min_length=1)]
     grpc: list[str] = []  # host:port of each of them, in the same order
-    connect_timeout: Duration = Duration(5)
-    check_every: Duration = Duration(5)
+    connect_timeout: Period = Period(5)
+    check_every: Period = Period(5)
 
 
 class Input(Section, frozen=True):
@@ -128,6 +149,7 @@ class Output(Section, frozen=True):
     layout: Literal["NHWC", "NCHW", "HWC", "CHW"] = "NHWC"
     range: Literal[1, 255] = 255
     encoding: Literal["raw", "png", "base64", "json"] = "raw"
+    activation: Literal["sigmoid", "none"] = "sigmoid"  # of a score: none where it lies between 0 and 1 already
     rate: Positive | None = None
     overlap: Duration = Duration(0)
 
@@ -156,7 +178,7 @@ class Embedding(Section, frozen=True):
 
 
 class Image(Section, frozen=True):
-    """[models.image]: what the model draws; a size is "512x512", or a range "256x256..1024x1024/8" (in steps of 8)."""
+    """[models.image]: the sizes that the model draws, "512x512" or "256x256..1024x1024/8" (multiples of 8 within)."""
 
     sizes: list[str] = []  # empty: the model has one size of its own
     max_n: Positive = 4
@@ -178,14 +200,14 @@ class Speech(Section, frozen=True):
     voices: dict[str, Voice] = {}
     default_voice: str | None = None
     rate: Positive = 24_000  # of voice.wav, in Hz: what the model wants a recording in
-    longest: Duration = Duration(30)  # that a recording may be
+    longest: Period = Period(30)  # that a recording may be
 
 
 class Transcription(Section, frozen=True):
     """[models.transcription]: how long sound is cut for the model."""
 
     rate: Positive = 16_000
-    window: Duration = Duration(30)
+    window: Period = Period(30)
     overlap: Duration = Duration(2)
     languages: list[str] = []  # empty: not limited
     default_language: str | None = None
@@ -203,7 +225,7 @@ class Model(Section, frozen=True):
     aliases: list[Name] = []
     preset: str | None = None
     transport: Literal["generate", "infer", "grpc"] = "generate"
-    timeout: Duration = Duration(300)
+    timeout: Period = Period(300)
     max_output: Positive | None = None
     workspaces: list[Name] = msgspec.field(default_factory=lambda: ["*"])
     owned_by: str = "conch"
@@ -230,6 +252,7 @@ class Config(Section, frozen=True):
 
     server: Server = Server()
     store: Store = Store()
+    responses: Responses = Responses()
     plans: dict[str, Plan] = {}
     upstreams: dict[str, Upstream] = {}
     models: list[Model] = []
@@ -256,15 +279,19 @@ def load(path: str | Path | None = None, env: str | None = None, variables: Mapp
             known = ", ".join(sorted(environments)) or "none"
             raise ConfigError(f"{file}: there is no [env.{name}]; the file has: {known}.")
         settings = _over(settings, environments[name])
-    settings = _over(settings, _from_variables(variables))
+    try:
+        settings = _over(settings, settings_of(variables, Config.__struct_fields__))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    settings = _over({"plans": msgspec.to_builtins(PLANS)}, settings)
     if _are_tables(models := settings.get("models")):
         settings["models"] = [_complete(model, file) for model in models]
     try:
         config = msgspec.convert(settings, Config, strict=False, dec_hook=_read)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{file}: {error}.") from error
-    config = msgspec.structs.replace(config, plans={**PLANS, **config.plans})
-    _check(config, file)
+    for fault in faults(config):
+        raise ConfigError(f"{file}: {fault}")
     return config
 
 
@@ -297,46 +324,29 @@ def _are_tables(value: object) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
-def _from_variables(variables: Mapping[str, str]) -> dict[str, Any]:
-    """CONCH_SECTION__KEY=value as a tree; a value that opens with [ or { is JSON, urls may be separated by commas."""
-    tree: dict[str, Any] = {}
-    for name, text in variables.items():
-        if not name.startswith("CONCH_") or name in RESERVED_VARIABLES:
-            continue
-        path = name.removeprefix("CONCH_").lower().split("__")
-        if len(path) < 2:
-            raise ConfigError(f"{name}: not a setting; write CONCH_SECTION__KEY, for example CONCH_SERVER__PORT.")
-        value: Any = text
-        if text[:1] in ("[", "{"):
-            try:
-                value = msgspec.json.decode(text)
-            except msgspec.DecodeError as error:
-                raise ConfigError(f"{name}: not valid JSON: {error}.") from error
-        elif path[-1] in ("urls", "grpc"):
-            value = [url.strip() for url in text.split(",")]
-        branch = tree
-        for part in path[:-1]:
-            branch = branch.setdefault(part, {})
-            if not isinstance(branch, dict):
-                raise ConfigError(f"{name}: another variable sets {part!r} as a whole; unset one of the two.")
-        branch[path[-1]] = value
-        if path[0] == "upstreams" and path[-1] == "urls":
-            branch.setdefault("grpc", [])  # those of the file belong to the urls that these replace
-    return tree
-
-
 def _complete(model: dict[str, Any], file: Path) -> dict[str, Any]:
     """A [[models]] entry over its preset; the files that it names are taken from where `file` lies."""
     for path in FILES:
         model = _placed(model, path, file.resolve().parent)
+    model = _over(_preset(model, file), model)
+    task, transport = model.get("task"), model.get("transport")
+    usable = TRANSPORTS.get(str(task))
+    if usable and transport is not None and transport not in usable:
+        raise ConfigError(
+            f"{file}: model {model.get('id')!r}: transport {transport!r} is not for {task}; use {' or '.join(usable)}."
+        )
+    return model
+
+
+def _preset(model: dict[str, Any], file: Path) -> dict[str, Any]:
     name = model.get("preset")
     if name is None:
-        return model
+        return {}
     preset = PRESETS / f"{name}.toml"
     if not preset.is_file():
         known = ", ".join(sorted(entry.stem for entry in PRESETS.glob("*.toml")))
         raise ConfigError(f"{file}: model {model.get('id')!r}: there is no preset {name!r}; there are: {known}.")
-    return _over(tomllib.loads(preset.read_text(encoding="utf-8")), model)
+    return tomllib.loads(preset.read_text(encoding="utf-8"))
 
 
 def _placed(table: Any, path: tuple[str, ...], folder: Path) -> Any:
@@ -350,48 +360,14 @@ def _placed(table: Any, path: tuple[str, ...], folder: Path) -> Any:
 
 
 def _read(kind: type, value: Any) -> Any:
-    """msgspec's hook for Duration and Size."""
-    forms: dict[type, tuple[re.Pattern[str], Mapping[str, float], str]] = {
-        Duration: (_DURATION, _SECONDS, '"30s"'),
-        Size: (_SIZE, _BYTES, '"16MiB"'),
-    }
-    pattern, units, example = forms[kind]
+    """msgspec's hook for Duration, Period and Size."""
+    pattern, units, most, example = (
+        (_SIZE, _BYTES, LARGEST, '"16MiB"') if kind is Size else (_DURATION, _SECONDS, LONGEST, '"30s"')
+    )
     match = pattern.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"Expected a text such as {example}, got {value!r}")
-    return kind(float(match[1]) * units[match[2]])
-
-
-def _check(config: Config, file: Path) -> None:
-    """What the types cannot say: names that point at something, ids that are unique."""
-    for name, upstream in config.upstreams.items():
-        if upstream.grpc and len(upstream.grpc) != len(upstream.urls):
-            raise ConfigError(f"{file}: [upstreams.{name}] grpc: give one address for each of urls, in their order.")
-    for name, plan in config.plans.items():
-        if plan.default > plan.ceiling:
-            raise ConfigError(f"{file}: plan {name!r}: default {plan.default} is over its ceiling {plan.ceiling}.")
-    _check_models(config, file)
-
-
-def _check_models(config: Config, file: Path) -> None:
-    names: dict[str, str] = {}
-    for model in config.models:
-        if model.upstream not in config.upstreams:
-            raise ConfigError(f"{file}: model {model.id!r}: there is no [upstreams.{model.upstream}].")
-        for name in (model.id, *model.aliases):
-            if name in names or name == "default":
-                raise ConfigError(
-                    f"{file}: model {model.id!r}: the name {name!r} is taken; every id and alias is used once."
-                )
-            names[name] = model.id
-    by_id = {model.id: model for model in config.models}
-    seen: set[str] = set()
-    for pipeline in config.pipelines:
-        if pipeline.id in RESERVED_SEGMENTS or pipeline.id in seen:
-            raise ConfigError(
-                f"{file}: pipeline {pipeline.id!r}: the id is a route's or another pipeline's; choose another."
-            )
-        seen.add(pipeline.id)
-        for task, id in pipeline.models.items():
-            if id not in by_id or by_id[id].task != task:
-                raise ConfigError(f"{file}: pipeline {pipeline.id!r}: {task} = {id!r} is no {task} model's id.")
+    amount = float(match[1]) * units[match[2]]
+    if amount > most or (amount == 0 and kind is Period):
+        raise ValueError(f"Expected {'more than nothing' if amount == 0 else 'less'}, got {value!r}")
+    return kind(amount)

@@ -9,6 +9,7 @@ from handlers.door.admission import reach
 from handlers.door.conversation import converse
 from handlers.door.ids import fresh
 from handlers.door.lifetime import Request
+from handlers.door.reply import finish, interpreted, logprobs, opened, usage
 from handlers.door.schemas.chat import (
     AnswerMessage,
     ChatCompletion,
@@ -21,15 +22,11 @@ from handlers.door.schemas.chat import (
     ChunkDelta,
     ChunkFunction,
     FunctionCall,
-    Logprob,
     ToolCall,
-    TopLogprob,
-    Usage,
 )
-from handlers.door.wire import EVENT_STREAM, Stream, encode
+from handlers.door.wire import Stream, encode
 from upstream.answer import Answer
 from upstream.inference import Delta, TokenLogprob
-from upstream.inference import Usage as Counted
 from upstream.interpreter import CallArguments, CallStart, Interpreter, Piece, Reasoning, Text
 
 
@@ -38,13 +35,7 @@ async def create(request: Request, body: ChatRequest) -> ChatCompletion | Stream
     deployment = await reach(request, body.model, "chat")
     generation, interpret = await converse(request, body, deployment)
     started = time.perf_counter()
-    if body.stream:
-        request.keep_alive(EVENT_STREAM)  # a model may be silent for long before its first word
-    try:
-        answer = await deployment.open(generation)
-    finally:
-        request.upstream_seconds = time.perf_counter() - started
-    request.on_end(answer.close)
+    answer = await opened(request, deployment.open(generation), stream=generation.stream)
     choices = range(body.n or 1)
     interpreters = [interpret() for _ in choices] if interpret is not None else None
     id, created = fresh("chatcmpl-"), int(time.time())
@@ -62,7 +53,7 @@ async def create(request: Request, body: ChatRequest) -> ChatCompletion | Stream
             gathered[delta.index].add(delta, interpreters)
     request.upstream_seconds = time.perf_counter() - started
     made = [each.choice(index) for index, each in enumerate(gathered)]
-    return ChatCompletion(id, created, deployment.id, made, _usage(answer.usage))
+    return ChatCompletion(id, created, deployment.id, made, usage(answer.usage))
 
 
 class _Gathered:
@@ -104,17 +95,6 @@ class _Gathered:
         if self.calls:
             message.tool_calls = self.calls
         return Choice(index, message, self.finish, _logprobs(self.logprobs))
-
-
-def interpreted(interpreter: Interpreter, delta: Delta) -> list[Piece]:
-    """What a delta means, and at the end of its choice what is still owed."""
-    pieces = interpreter.feed(delta.text) if delta.text else []
-    return pieces + interpreter.finish() if delta.finish else pieces
-
-
-def finish(interpreter: Interpreter, delta: Delta) -> str | None:
-    """The finish reason: a model that called a function stopped for that."""
-    return "tool_calls" if delta.finish == "stop" and interpreter.called else delta.finish
 
 
 class _Chunks:
@@ -194,31 +174,8 @@ def _framed(chunks: _Chunks, delta: Delta, interpreters: list[Interpreter] | Non
 
 
 def _usage_frame(chunk: ChatCompletionChunk, answer: Answer) -> bytes:
-    return b"data: " + encode(msgspec.structs.replace(chunk, usage=_usage(answer.usage))) + b"\n\n"
-
-
-def _usage(counted: Counted) -> Usage | None:
-    """The model's own counts; none are invented for a model that does not count."""
-    if counted.prompt_tokens is None or counted.completion_tokens is None:
-        return None
-    return Usage(counted.prompt_tokens, counted.completion_tokens, counted.prompt_tokens + counted.completion_tokens)
+    return b"data: " + encode(msgspec.structs.replace(chunk, usage=usage(answer.usage))) + b"\n\n"
 
 
 def _logprobs(told: list[TokenLogprob]) -> ChoiceLogprobs | None:
-    if not told:
-        return None
-    return ChoiceLogprobs(
-        [
-            Logprob(
-                each.token,
-                each.logprob,
-                _bytes(each.token),
-                [TopLogprob(t.token, t.logprob, _bytes(t.token)) for t in each.top],
-            )
-            for each in told
-        ]
-    )
-
-
-def _bytes(token: str) -> list[int]:
-    return list(token.encode())
+    return ChoiceLogprobs(logprobs(told)) if told else None

@@ -64,6 +64,8 @@ def missing_packages(purpose: str) -> list[str]:
         missing.append(f"python{VERSION}-venv")
     if purpose in ("run", "test") and sys.platform == "linux" and not has_libpython():
         missing.append(f"libpython{VERSION}")  # Triton's Python stub links it; python3 alone lacks it
+    if purpose == "test" and not which_system("curl"):
+        missing.append("curl")  # the README's lines are run as they stand
     if purpose == "bench":
         missing += [name for name in ("nginx", "wrk") if not which_system(name)]
     return missing

@@ -1,6 +1,6 @@
 """Fetch and run the real tritonserver of the nvidia-pytriton wheel (CPU, python backend), without Docker or a GPU.
 
-    python scripts/triton.py fetch                         # once: about 160 MB, checksums verified
+    python scripts/triton.py fetch                         # once: about 200 MB, checksums verified
     python scripts/triton.py serve [--repository DIR ...]  # in the foreground, on 127.0.0.1; Ctrl-C stops it
 
 Standard library only, so that it runs before anything is installed.
@@ -77,8 +77,12 @@ class Triton:
         return f"http://127.0.0.1:{self.ports[2]}/metrics"
 
     def start(self, timeout: float = 60.0) -> Triton:
-        """Return when every model is ready; TritonError with the log's end if it dies or `timeout` seconds pass."""
+        """Return when every model is ready.
+
+        TritonError if a port is taken; with the log's end if the server dies or `timeout` seconds pass.
+        """
         installation = fetch()
+        _refuse_taken(self._asked)
         # A free port can be taken by another process before Triton binds it.
         for attempt in range(3):
             self.ports = _free_ports(self._asked)
@@ -166,7 +170,8 @@ class Triton:
 
     def _wait_until_ready(self, deadline: float) -> None:
         assert self.process is not None
-        while not self._ready():
+        # Another Triton may answer on our port, until ours finds it taken and ends.
+        while not (self._ready() and _listens(self.process.pid, self.ports[0])):
             code = self.process.poll()
             if code is not None:
                 raise TritonError(f"Triton ended with code {code} before it was ready. Its log ends:\n{self.tail()}")
@@ -192,6 +197,28 @@ class Triton:
         """Return the last lines of the log."""
         assert self.log is not None
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _refuse_taken(asked: tuple[int, int, int]) -> None:
+    for name, port in zip(("HTTP", "gRPC", "metrics"), asked, strict=True):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError as error:
+            raise TritonError(
+                f"Port {port}, for Triton's {name}, cannot be had ({os.strerror(error.errno or 0)}): end what holds it."
+            ) from None
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether this process itself holds the port on 127.0.0.1; see proc(5) for the columns and states."""
+    local, listening = f"0100007F:{port:04X}", "0A"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1] == local and row[3] == listening}
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            if str(descriptor.readlink()) in sockets:
+                return True
+    return False
 
 
 def _free_ports(asked: tuple[int, int, int]) -> tuple[int, int, int]:

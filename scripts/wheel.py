@@ -174,7 +174,7 @@ def _install_libpython(version: tuple[int, int]) -> bool:
 
 
 def _make_venv(python: str, venv: Path) -> None:
-    say(f"Making the models' environment (Python {python}, about 105 MB to download)")
+    say(f"Making the models' environment (Python {python}, about 145 MB to download)")
     if not _runs([python, "-m", "venv", str(venv)]):
         raise TritonError(f"{python} cannot make a virtual environment: apt-get install python3-venv.")
     _pip(venv / "bin" / "python", "install", "--require-hashes", "--no-deps", "-r", str(REQUIREMENTS))

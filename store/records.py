@@ -75,6 +75,27 @@ class Event(msgspec.Struct, frozen=True):
     details: dict[str, Any]
 
 
+class File(msgspec.Struct, frozen=True):
+    """A file that is kept until it expires."""
+
+    id: str
+    expires_at: int
+    media_type: str
+    content: bytes
+
+
+class StoredResponse(msgspec.Struct, frozen=True):
+    """A response that can be asked for again: `input` and `body` are the JSON of its items and of its object."""
+
+    id: str
+    workspace: str
+    pipeline: str | None
+    previous: str | None
+    created_at: int
+    input: str
+    body: str
+
+
 class StoreError(Exception):
     """Its text is one sentence for whoever asked."""
 
@@ -89,3 +110,7 @@ class NotFound(StoreError):
 
 class Conflict(StoreError):
     """It exists already, or is in a state that does not allow the change."""
+
+
+class Full(StoreError):
+    """There is no room for it. Nothing was changed."""

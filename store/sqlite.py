@@ -242,9 +242,16 @@ class SqliteStore:
         self.teller = Teller(self._driver, judge, clock)
 
     async def migrate(self) -> list[int]:
-        """Makes the file (0600) and brings its schema up to date; returns the numbers applied."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.touch(0o600)
+        """Makes the file (0600) and brings its schema up to date; returns the numbers applied.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch(0o600)
+        except OSError as error:
+            reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise StoreUnavailable(f"The store {self._path} cannot be made: {reason}.") from error
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE
         while True:

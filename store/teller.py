@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
-from store import ledger
+from store import ledger, responses
 from store.ledger import Judge, Script
-from store.records import StoreUnavailable, Take
+from store.records import StoredResponse, StoreUnavailable, Take
 
 Kind: TypeAlias = Callable[[Sequence[Any], int], Script[list[Any]]]
 """A kind of ask: the script that answers a tick's asks of that kind, in their order, at a time in µs."""
@@ -57,7 +57,7 @@ class Teller:
     def __init__(self, driver: Driver, judge: Judge, clock: Callable[[], int]) -> None:
         self._driver, self._clock = driver, clock
         self._take: Kind = partial(ledger.take, judge)
-        self._kinds: tuple[Kind, ...] = (self._take, ledger.ping)
+        self._kinds: tuple[Kind, ...] = (self._take, responses.keep, ledger.ping)
         self._waiting: list[Ask] = []
         self._batch: list[Ask] = []
         self._singly: list[Ask] = []
@@ -66,6 +66,10 @@ class Teller:
     def take(self, digest: bytes) -> asyncio.Future[Take]:
         """One token for this digest's key; none if cancelled before its tick. Raises StoreUnavailable."""
         return self._ask(self._take, digest)
+
+    def keep(self, response: StoredResponse, since: int) -> asyncio.Future[None]:
+        """Stores a response that is not large; those older than `since` (µs) go. Raises StoreUnavailable."""
+        return self._ask(responses.keep, (response, since))
 
     def ping(self) -> asyncio.Future[None]:
         """Answers when a transaction can be had. Raises StoreUnavailable."""

@@ -5,13 +5,19 @@ import json
 import re
 import subprocess
 import sys
+import wave
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
+from scripts.wheel import CACHE
+
 ROOT = Path(__file__).resolve().parents[1]
 LISTENING = re.compile(r"listening on (http://\S+)")
+
+STORED = array("h", range(0, 24_000, 4)).tobytes()  # a recording to imitate: 6,000 samples
 
 # One configuration for most tests: the assistant, and every contract model under a profile of its own.
 CONFIG = """
@@ -88,6 +94,125 @@ model = "no_such_model"
 preset = "vllm"
 chat.template = "{root}/tests/plain.jinja"
 
+[[models]]
+id = "minilm"
+task = "embedding"
+upstream = "local"
+model = "minilm"
+transport = "infer"
+embedding = {{ tokenizer = "{cache}/minilm/tokenizer.json", max_tokens = 256 }}
+in.text = "input"
+out = {{ embedding = "embedding", prompt_tokens = "tokens" }}
+
+[[models]]
+id = "embed-text"
+task = "embedding"
+upstream = "local"
+model = "embed_text"
+preset = "text-embed"
+embedding.matryoshka = true
+
+[[models]]
+id = "onnx-embed"
+task = "embedding"
+upstream = "local"
+model = "onnx_embed"
+preset = "onnx-embed"
+embedding = {{ tokenizer = "{cache}/minilm/tokenizer.json", normalize = false, accepts_token_ids = true }}
+
+[[models]]
+id = "vllm-embed"
+task = "embedding"
+upstream = "local"
+model = "vllm_embed"
+preset = "vllm-embed"
+
+[[models]]
+id = "vllm-embed-grpc"
+task = "embedding"
+upstream = "local"
+model = "vllm_embed"
+preset = "vllm-embed"
+transport = "grpc"
+
+[[models]]
+id = "reranker"
+task = "rerank"
+upstream = "local"
+model = "reranker"
+preset = "cross-encoder"
+rerank.tokenizer = "{cache}/minilm/tokenizer.json"
+
+[[models]]
+id = "voice"
+task = "speech"
+upstream = "local"
+model = "voice"
+transport = "grpc"
+speech.voices = {{ alloy = {{}}, nova = {{}}, onyx = {{}}, storyteller = {{ name = "fable" }} }}
+in = {{ text = "text", voice = "voice.name", speed = "speed", language = "language" }}
+out.audio = {{ tensor = "waveform", rate = 22050 }}
+
+[[models]]
+id = "f5"
+task = "speech"
+upstream = "local"
+model = "f5_tts"
+preset = "zero-shot-tts"
+speech.voices.stored = {{ wav = "stored.wav", text = "What it says." }}
+
+[[models]]
+id = "spark"
+task = "speech"
+upstream = "local"
+model = "spark_tts"
+preset = "zero-shot-tts"
+transport = "grpc"
+speech.rate = 16000
+out.audio = {{ tensor = "waveform", rate = 16000, overlap = "100ms" }}
+
+[[models]]
+id = "speaker"
+task = "speech"
+upstream = "local"
+model = "speaker_tts"
+transport = "grpc"
+in.INPUT_TEXT = "text"
+in.INPUT_SPEAKER_ID = "voice.name"
+in.INPUT_LANGUAGE_ID = {{ from = "language", default = "hi" }}
+out.audio = {{ tensor = "OUTPUT_GENERATED_AUDIO", rate = 8000 }}
+
+[[models]]
+id = "listener"
+task = "transcription"
+upstream = "local"
+model = "listener"
+preset = "whisper"
+transcription = {{ languages = ["en"], translates = false }}
+
+[[models]]
+id = "whisper"
+task = "transcription"
+upstream = "local"
+model = "whisper"
+preset = "whisper"
+
+[[models]]
+id = "whisper-decoupled"
+task = "transcription"
+upstream = "local"
+model = "whisper_decoupled"
+preset = "whisper"
+transport = "grpc"
+out.text = {{ tensor = "TRANSCRIPTS", mode = "cumulative" }}
+
+[[models]]
+id = "wav-asr"
+task = "transcription"
+upstream = "local"
+model = "wav_asr"
+preset = "wav-asr"
+
 [[pipelines]]
 id = "pipe_support"
 workspace = "acme"
@@ -99,9 +224,42 @@ workspace = "acme"
 models = {{ chat = "vllm" }}
 
 [[pipelines]]
+id = "pipe_audio"
+workspace = "acme"
+models = {{ speech = "voice", transcription = "whisper" }}
+
+[[pipelines]]
 id = "pipe_other"
 workspace = "other"
 models = {{ chat = "private" }}
+
+[[models]]
+id = "diffusion"
+task = "image"
+upstream = "local"
+model = "diffusion"
+preset = "sd"
+image = {{ sizes = ["64x64..2048x2048"] }}
+in.height = "size.height"
+in.width = "size.width"
+in.seed = "seed"
+in.steps = "steps"
+in.guidance_scale = "guidance"
+
+[[models]]
+id = "sd"
+task = "image"
+upstream = "local"
+model = "sd"
+preset = "sd"
+image.max_n = 10
+
+[[models]]
+id = "sd-bls"
+task = "image"
+upstream = "local"
+model = "sd_bls"
+preset = "sd-bls"
 """
 
 
@@ -112,7 +270,10 @@ class Conch:
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "conch.toml"
         self.store = folder / "conch.db"
-        self.config.write_text(config.format(store=self.store, triton=triton, grpc=grpc, root=ROOT))
+        self.config.write_text(config.format(store=self.store, triton=triton, grpc=grpc, root=ROOT, cache=CACHE))
+        with wave.open(str(folder / "stored.wav"), "wb") as recording:
+            recording.setparams((1, 2, 24_000, 0, "NONE", ""))
+            recording.writeframes(STORED)
         self.log: list[str] = []
         self.url = ""
 

@@ -109,6 +109,10 @@ class Wire:
         assert self._line() == b""
         return data
 
+    def rest(self) -> bytes:
+        """Whatever still comes until the server closes."""
+        return self._file.read()
+
     def ended(self) -> bool:
         """Whether the server closes now, and has nothing more to say."""
         return self._file.read(1) == b""

@@ -54,7 +54,8 @@ def prompt_of(client: OpenAI, messages: list[Any], **options: Any) -> str:
 
 def test_models_list_and_retrieve(client: OpenAI) -> None:
     models = {model.id: model for model in client.models.list()}
-    assert list(models) == ["assistant", "vllm", "ensemble", "bls", "llmapi"]
+    assert list(models)[:5] == ["assistant", "vllm", "ensemble", "bls", "llmapi"]
+    assert not {"absent", "private"} & set(models)
     assert client.models.retrieve("assistant") == models["assistant"]
     assert client.models.retrieve("acme/assistant") == models["assistant"]
     assert models["assistant"].owned_by == "conch"
@@ -64,7 +65,7 @@ def test_models_list_and_retrieve(client: OpenAI) -> None:
 
 async def test_models_list_and_retrieve_async(async_client: AsyncOpenAI) -> None:
     ids = [model.id async for model in async_client.models.list()]
-    assert ids == ["assistant", "vllm", "ensemble", "bls", "llmapi"]
+    assert ids[:5] == ["assistant", "vllm", "ensemble", "bls", "llmapi"]
     assert (await async_client.models.retrieve("gpt-4o-mini")).id == "assistant"
 
 
@@ -245,7 +246,7 @@ async def test_a_wrong_key_async(async_client: AsyncOpenAI) -> None:
 def test_an_unknown_model(client: OpenAI, model: str) -> None:
     with pytest.raises(NotFoundError, match="GET /v1/models") as refusal:
         client.chat.completions.create(model=model, messages=ASK)
-    check_error(refusal.value, 404, "invalid_request_error", "model_not_found", "model")
+    check_error(refusal.value, 404, "model_not_found", "model_not_found", "model")
 
 
 async def test_an_unknown_model_async(async_client: AsyncOpenAI) -> None:

@@ -169,6 +169,8 @@ def test_a_picture(client: OpenAI) -> None:
         "ftp://example.com/a.png",
         "data:text/plain;base64,aGk=",
         "data:image/png;base64,???",
+        "data:image/png;base64,AAAA",
+        "data:image/svg+xml;base64," + base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>").decode(),
         "no url",
         "",
     ],
@@ -203,3 +205,17 @@ def test_a_template_variable_that_is_none(client: OpenAI) -> None:
             model="assistant", messages=ASK, extra_body={"chat_template_kwargs": {"thinking": True}}
         )
     assert refusal.value.param == "chat_template_kwargs.thinking"
+
+
+def test_an_answer_is_told_again_as_it_came(client: OpenAI) -> None:
+    """As a dict, with every field that the SDK knows."""
+    first = client.chat.completions.create(model="assistant", messages=ASK)
+    told: Any = [*ASK, first.choices[0].message.model_dump(), {"role": "user", "content": "Thank you."}]
+    assert client.chat.completions.create(model="assistant", messages=told).choices[0].message.content
+    nothing: Any = {"audio": None, "prediction": None, "function_call": None, "web_search_options": None}
+    assert client.chat.completions.create(
+        model="assistant", messages=ASK, verbosity="medium", extra_body=nothing
+    ).choices
+    with pytest.raises(BadRequestError) as refusal:
+        client.chat.completions.create(model="assistant", messages=ASK, verbosity="low")
+    assert (refusal.value.code, refusal.value.param) == ("unsupported_parameter", "verbosity")

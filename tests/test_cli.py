@@ -1,7 +1,10 @@
 """The command line as an operator types it: what it prints for people and for programs, and how it refuses."""
 
 import json
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,6 +151,7 @@ def test_check_without_a_server(shop: Conch) -> None:
         ("/readyz", 0, {"status": "ok"}),
         ("/v1/pipe_sales/models", 0, {"object": "list"}),
         ("/v1/models/acme%2Fassistant", 0, {"object": "model", "id": "assistant"}),
+        ("v1/models", 0, {"object": "list"}),
         ("/v1/nothing", 1, {"error": {"code": "unknown_route"}}),
         ("/v1/models/nothing", 1, {"error": {"code": "model_not_found"}}),
     ],
@@ -185,6 +189,7 @@ def test_get_without_a_key(shop: Conch) -> None:
         (["keys", "create", "--workspace", "acme", "--limit", "1001"], "over the ceiling"),
         (["keys", "create", "--workspace", "acme", "--pipeline", "pipe_other"], "no pipeline 'pipe_other'"),
         (["keys", "create", "--workspace", "acme", "--model", "nothing"], "no model 'nothing'"),
+        (["keys", "list", "--workspace", "nobody"], "no workspace 'nobody'"),
         (["keys", "rotate", "key_nothing"], "no key 'key_nothing'"),
         (["keys", "revoke", "key_nothing"], "no key 'key_nothing'"),
     ],
@@ -207,6 +212,16 @@ def test_what_cannot_be_done_is_one_sentence(
         (["keys", "create", "--workspace", "acme", "--limit", "0"], "'0' is not a whole number from 1"),
         (["keys", "create", "--workspace", "acme", "--expires", "soon"], "neither a span"),
         (["keys", "create", "--workspace", "acme", "--expires", "2020-01-01"], "in the past"),
+        (["keys", "create", "--workspace", "acme", "--expires", "9999-12-31T23:59:59-12:00"], "after the year 2999"),
+        (["keys", "create", "--workspace", "acme", "--expires", "0001-01-01T00:00:00+14:00"], "in the past"),
+        (["keys", "create", "--workspace", "acme", "--expires", "999999999999d"], "longer than 36500d"),
+        (["keys", "create", "--workspace", "acme", "--limit", "10000000001"], "more than 10000000000"),
+        (["workspaces", "create", "new", "--plan", "pro", "--ceiling", "10000000001"], "more than 10000000000"),
+        (["workspaces", "create", "a b", "--plan", "pro"], "begin with a letter or digit"),
+        (["workspaces", "create", ".a", "--plan", "pro"], "begin with a letter or digit"),
+        (["workspaces", "create", "a" * 65, "--plan", "pro"], "1 to 64"),
+        (["keys", "rotate", "x", "--grace", "99999999999d"], "longer than 36500d"),
+        (["keys", "rotate", "x", "--grace", "9999999d"], "longer than 36500d"),
         (["keys", "rotate", "x", "--grace", "1y"], "not a span"),
     ],
 )
@@ -222,3 +237,47 @@ def test_a_configuration_that_cannot_be_used(tmp_path: Path) -> None:
         done = run("serve", *arguments)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert done.stderr.startswith("conch: ")
+
+
+@pytest.mark.parametrize("verb", [["serve"], ["keys", "list"], ["migrate"], ["get", "/healthz"]])
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"CONCH_STORE__URL": "sqlite:app.py/x.db"}, "its folder is a file"),
+        ({"CONCH_STORE__URL": "sqlite:/proc/x.db"}, "/proc/x.db cannot be made"),
+        ({"CONCH_UPSTREAMS__LOCAL__URLS": "triton:8000"}, "'triton:8000' is no address such as http://host:8000"),
+    ],
+)
+def test_a_place_that_cannot_be_used(verb: list[str], variables: dict[str, str], says: str) -> None:
+    done = run(*verb, **{"CONCH_SERVER__PORT": "0", **variables})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert says in done.stderr
+
+
+def test_a_port_that_is_taken(shop: Conch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = run("serve", "--config", str(shop.config), CONCH_SERVER__PORT=str(port))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in done.stderr
+    assert "CONCH_SERVER__PORT" in done.stderr
+
+
+def test_a_hangup_does_not_end_the_server(tmp_path: Path, triton: Triton) -> None:
+    conch = Conch(tmp_path, triton.url)
+    with conch.running():
+        os.kill(conch.pid, signal.SIGHUP)
+    assert any("SIGHUP is ignored" in line for line in conch.log)
+
+
+def test_a_time_beyond_the_calendar_can_still_be_listed(
+    shop: Conch, here: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beyond = 253_402_343_999_000_000  # 9999-12-31T23:59:59-12:00, which earlier versions took
+    monkeypatch.setattr(commands, "_moment", lambda text: beyond)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    made = here("keys", "create", "--workspace", "acme", "--expires", "x", "--config", str(shop.config))
+    assert (made.returncode, str(beyond) in made.stdout) == (0, True)
+    listed = here("keys", "list", "--workspace", "acme", "--config", str(shop.config))
+    assert (listed.returncode, str(beyond) in listed.stdout) == (0, True)
+    assert shop.command("audit")[0]["by"] == "cli:uid 54321"

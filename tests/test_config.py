@@ -38,7 +38,8 @@ def model(file: Path, rest: str, **variables: str) -> Any:
 
 def test_the_file_that_comes_with_conch() -> None:
     config = load(variables={})
-    assert [(each.id, each.preset) for each in config.models] == [("assistant", "vllm")]
+    ids = {each.id for each in config.models}
+    assert ids == {"assistant", "minilm", "reranker", "diffusion", "voice", "listener"}
     template = config.models[0].chat.template
     assert template is not None
     assert Path(template).exists()
@@ -127,6 +128,31 @@ def test_variables_lie_over_everything(file: Path) -> None:
     assert listed.upstreams["local"].urls == ["http://c:3"]
 
 
+def test_what_is_said_of_a_plan_lies_over_it(file: Path) -> None:
+    plans = read(file, "[plans.pro]\nceiling = 2000", CONCH_PLANS__TEAM__KEYS="false").plans
+    assert plans["pro"] == Plan(default=500, ceiling=2000)
+    assert plans["team"] == Plan(default=5_000, ceiling=10_000, keys=False)
+
+
+def test_no_wait_is_a_duration_where_it_makes_sense(file: Path) -> None:
+    assert read(file, '[server]\ndrain = "0s"').server.drain == 0.0
+
+
+def test_names_without_two_underscores_are_not_ours(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = read(
+        file,
+        "",
+        CONCH_PORT="tcp://10.0.0.1:8080",
+        CONCH_SERVICE_HOST="10.0.0.1",
+        CONCH_PORT_8080_TCP_ADDR="10.0.0.1",
+        CONCH_SERVER_SERVICE_HOST="10.0.0.1",
+    )
+    assert (config.server.port, caplog.messages) == (8080, [])
+    assert read(file, "", CONCH_SERVER_PORT="9000").server.port == 8080
+    (said,) = caplog.messages
+    assert "CONCH_SERVER_PORT is ignored" in said
+
+
 def test_the_file_is_named_by_a_variable(file: Path) -> None:
     file.write_text("[server]\nport = 9002")
     assert load(variables={"CONCH_CONFIG": str(file)}).server.port == 9002
@@ -165,7 +191,8 @@ def test_a_key_is_added_to_a_presets_json(file: Path) -> None:
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.toml")))
 def test_every_preset_can_be_read(file: Path, preset: str) -> None:
-    made = model(file, f'preset = "{preset}"')
+    text = MINIMAL.replace('"chat"', '"embedding"') + f'preset = "{preset}"'  # the task that takes every transport
+    made = read(file, text).models[0]
     assert made.inputs
     assert made.outputs
 
@@ -206,7 +233,17 @@ MISTAKES: list[tuple[str, dict[str, str], str]] = [
     (MINIMAL + '[[pipelines]]\nid = "pipe"\nworkspace = "a"\nmodels = { chat = "x" }', {}, "'x' is no chat model's id"),
     ("[plans.pro]\ndefault = 9\nceiling = 5", {}, "default 9 is over its ceiling 5"),
     ("[upstreams.x]\nurls = []", {}, "urls"),
-    ("", {"CONCH_PORT": "1"}, "CONCH_PORT: not a setting"),
+    ("[plans.pro]\nceiling = 10000000001", {}, r"<= 10000000000 - at `\$.plans"),
+    ("[plans.pro]\nburst = 0", {}, ">= 1"),
+    ("[plans.pro]\nceiling = 100", {}, "default 500 is over its ceiling 100"),
+    (MINIMAL + 'timeout = "0s"', {}, "more than nothing, got '0s'"),
+    ('[server]\ndrain = "99999999999d"', {}, "Expected less"),
+    ('[server]\nmax_body = "99999999999GiB"', {}, "Expected less"),
+    (MINIMAL + 'transport = "infer"', {}, "transport 'infer' is not for chat; use generate or grpc"),
+    (MINIMAL.replace('"chat"', '"speech"') + 'transport = "generate"', {}, "is not for speech; use infer or grpc"),
+    ('[upstreams.x]\nurls = ["triton:8000"]', {}, "'triton:8000' is no address such as http://host:8000"),
+    ('[upstreams.x]\nurls = ["http://a:99999"]', {}, "is no address"),
+    ('[upstreams.x]\nurls = ["http://a:1"]\ngrpc = ["a"]', {}, "'a' is no address such as host:8001"),
     ("", {"CONCH_SERVER__PROT": "1"}, "unknown field `prot`"),
     ("", {"CONCH_SERVER__PORT": "many"}, r"\$.server.port"),
     ("", {"CONCH_PLANS__X": "{"}, "CONCH_PLANS__X: not valid JSON"),
@@ -220,6 +257,25 @@ def test_a_mistake_is_told_in_one_sentence(file: Path, text: str, variables: dic
         read(file, text, **variables)
     assert "\n" not in str(refusal.value)
     assert str(refusal.value).endswith(".")
+
+
+def test_the_grpc_addresses_of_a_file_go_with_its_urls(file: Path) -> None:
+    text = '[upstreams.gpu]\nurls = ["http://a:8000"]\ngrpc = ["a:8001"]'
+    assert read(file, text).upstreams["gpu"].grpc == ["a:8001"]
+    other = {"CONCH_UPSTREAMS__GPU__URLS": "http://b:8000, http://c:8000"}
+    assert read(file, text, **other).upstreams["gpu"].grpc == []
+    for variables in (
+        {**other, "CONCH_UPSTREAMS__GPU__GRPC": "b:8001, c:8001"},
+        {"CONCH_UPSTREAMS__GPU__GRPC": "d:8001"},
+    ):
+        assert len(read(file, text, **variables).upstreams["gpu"].grpc) == len(variables)
+
+
+def test_the_files_of_a_model_lie_beside_the_settings(file: Path) -> None:
+    text = MINIMAL + 'speech.voices.ada = { wav = "ada.wav", text = "x" }\nembedding.tokenizer = "a/tokenizer.json"'
+    model = read(file, text).models[0]
+    assert model.speech.voices["ada"].wav == str(file.parent / "ada.wav")
+    assert model.embedding.tokenizer == str(file.parent / "a/tokenizer.json")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -250,6 +250,51 @@ def test_assistant_obeys_structured_outputs(triton: Triton) -> None:
     assert isinstance(json.loads(constrained("json_object", True)), dict)
 
 
+ITEM: Event = {"type": "array", "minItems": 100_000, "items": {"type": "array", "minItems": 100_000}}
+TREE: Event = {"properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}}, "required": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        ({"json": {"type": "string", "minLength": 1_000_000_000}}, "asks for more than"),
+        ({"json": {"type": "array", "minItems": 1_000_000_000}}, "asks for more than"),
+        ({"json": ITEM}, "asks for more than"),
+        ({"json": {"type": "array", "uniqueItems": True, "minItems": 2, "items": {"const": None}}}, "tell apart"),
+        ({"json": {"$ref": "#"}}, "$ref # leads back to itself"),
+        ({"json": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}, "leads back to itself"),
+        ({"json": TREE}, "the JSON schema"),
+        ({"json": {"anyOf": [TREE] * 50}}, "the JSON schema"),
+        ({"json": {"$ref": "#/$defs/none"}}, "$ref #/$defs/none leads nowhere"),
+        ({"json": {"properties": 5}}, "properties must not be 5"),
+        ({"json": {"required": [5]}}, "required must name properties"),
+        ({"json": {"type": "string", "minLength": "a"}}, 'minLength must not be "a"'),
+        ({"json": {"type": "number", "multipleOf": 0}}, "multipleOf must be more than 0"),
+        ({"json": {"type": "number", "minimum": 10**400}}, "minimum is out of range"),
+        ({"json": {"type": "string", "pattern": "("}}, "the pattern '('"),
+        ({"json": {"type": "string", "pattern": "a{1000000000}"}}, "asks for more than"),
+        ({"json": {"type": "string", "pattern": "^(a+)+(?!)$", "minLength": 30}}, "too intricate"),
+        ({"json": "{"}, "not a JSON schema"),
+        ({"regex": "(((a{1000}){1000}){1000}){1000}"}, "asks for more than"),
+        ({"regex": "["}, "the pattern"),
+        ({"choice": [5]}, "choice must be"),
+    ],
+)
+def test_assistant_refuses_at_once_what_it_cannot_say(triton: Triton, constraint: Event, message: str) -> None:
+    began = time.monotonic()
+    said = _refusal(triton, _body(_chatml("a" * 60 + "!"), structured_outputs=json.dumps(constraint)))
+    assert "structured_outputs: " in said
+    assert message in said
+    assert time.monotonic() - began < 5
+
+
+def test_no_pattern_holds_the_assistant_up(triton: Triton) -> None:
+    began = time.monotonic()
+    said = _ask(triton, "a" * 60 + "!", structured_outputs=json.dumps({"regex": "(a+)+b"}))
+    assert re.fullmatch("a+b", said)
+    assert time.monotonic() - began < 5
+
+
 def test_assistant_thinks_when_asked_to(triton: Triton) -> None:
     assert re.fullmatch(r"<think>\n.+\n</think>\n\n1, 2", _ask(triton, "Count to 2 /think"), re.DOTALL)
     opened = _stream(triton, "assistant", _body(_chatml("Count to 2") + "<think>\n"))

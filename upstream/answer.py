@@ -1,6 +1,7 @@
 """A text answer under way: deltas as they arrive, whatever the transport, and usage as far as it is known."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from upstream.connection import Stream
@@ -96,20 +97,22 @@ class One:
 
 
 class Several:
-    """n answers of a model that makes one at a time, as one answer: each is a choice, in the order of arrival."""
+    """Answers as one, in the order of arrival: each gives `choices` of its choices.
 
-    def __init__(self, answers: list[One]) -> None:
-        self._answers = answers
+    They are to one prompt, by a model that makes one at a time, or to as many `prompts`.
+    """
+
+    def __init__(self, answers: Sequence[Answer], choices: int = 1, *, prompts: bool = False) -> None:
+        self._answers, self._choices, self._prompts = answers, choices, prompts
         self._reads: dict[asyncio.Task[list[Delta]], int] = {}
         self._open = set(range(len(answers)))
 
     @property
     def usage(self) -> Usage:
-        """The prompt once, what was made for it added up."""
+        """A prompt once, what was made for it added up."""
         usages = [answer.usage for answer in self._answers]
-        made = [usage.completion_tokens for usage in usages]
-        total = None if None in made else sum(count or 0 for count in made)
-        return Usage(usages[0].prompt_tokens, total)
+        asked = [usage.prompt_tokens for usage in (usages if self._prompts else usages[:1])]
+        return Usage(_sum(asked), _sum([usage.completion_tokens for usage in usages]))
 
     async def read(self) -> list[Delta]:
         """The next deltas of whichever has some."""
@@ -118,12 +121,15 @@ class Several:
             for index in self._open - reading:
                 self._reads[asyncio.ensure_future(self._answers[index].read())] = index
             done, _ = await asyncio.wait(self._reads, return_when=asyncio.FIRST_COMPLETED)
+            failures = [error for task in done if (error := task.exception()) is not None]
+            if failures:
+                raise failures[0]
             deltas: list[Delta] = []
             for task in done:
                 index = self._reads.pop(task)
                 made = task.result()
                 for delta in made:
-                    delta.index = index
+                    delta.index += index * self._choices
                 deltas += made
                 if not made:
                     self._open.discard(index)
@@ -134,5 +140,17 @@ class Several:
     def close(self) -> None:
         for task in self._reads:
             task.cancel()
+            task.add_done_callback(_note)
         for answer in self._answers:
             answer.close()
+
+
+def _note(task: asyncio.Task[list[Delta]]) -> None:
+    """A read that failed after another one had ended the answer is no news."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

@@ -140,6 +140,12 @@ def default_of(source: str, profile: Profile) -> Any:
     return None
 
 
+def tensors_of(source: str, profile: Profile, contract: Contract) -> list[Tensor]:
+    """The live tensors that the profile fills with `source`."""
+    entries = [(tensor, profile.inputs.get(tensor.name, False)) for tensor in contract.inputs]
+    return [tensor for tensor, entry in entries if entry == source or getattr(entry, "source", None) == source]
+
+
 def _array(tensor: Tensor, value: Any, rows: int) -> Array:
     """A value in the shape that the tensor wants; `rows` is 0 for a model without a batch dimension."""
     if isinstance(value, Array):

@@ -72,3 +72,15 @@ class Contract(msgspec.Struct):
 
 
 read_contract = msgspec.json.Decoder(Contract).decode
+
+
+def output(profile: Profile, contract: Contract, meaning: str) -> tuple[Any, Tensor]:
+    """What [models.out] says of `meaning`, and the live tensor behind it. Raises NotBound when there is none."""
+    entry = profile.outputs.get(meaning)
+    if entry is None:
+        raise NotBound(f"the profile names no tensor for {meaning}: add {meaning} to [models.out]")
+    name = entry if isinstance(entry, str) else entry.tensor
+    live = {tensor.name: tensor for tensor in contract.outputs}
+    if name not in live:
+        raise NotBound(f"the model has no output {name!r}; it has: {', '.join(sorted(live))}")
+    return entry, live[name]

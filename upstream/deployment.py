@@ -16,6 +16,7 @@ from upstream.template import ChatTemplate
 from upstream.tensors import Array
 
 T = TypeVar("T")
+A = TypeVar("A", bound=Answer)
 
 
 class Deployment:
@@ -60,8 +61,12 @@ class Deployment:
 
     @property
     def sources(self) -> frozenset[str]:
-        """What of a request reaches the model. Raises Unavailable when the deployment is not verified."""
-        return self.binding.sources
+        """What of a request reaches the model on every server. Raises Unavailable when none is verified."""
+        sources = self.binding.sources
+        for replica in self.replicas:
+            if replica.binding is not None and replica.binding.sources is not sources:
+                sources &= replica.binding.sources
+        return sources
 
     @property
     def template(self) -> ChatTemplate:
@@ -73,7 +78,7 @@ class Deployment:
         """Read what the task needs, if that is still to be done, and verify every replica now."""
         if self._unprepared:
             try:
-                self.prepared = self._task.prepare(self.settings)
+                self.prepared = await asyncio.to_thread(self._task.prepare, self.settings)
                 self._unprepared = ""
             except ValueError as error:
                 self._unprepared = str(error)
@@ -97,29 +102,26 @@ class Deployment:
         # The model makes one at a time; a seed must not make them alike.
         seed = generation.seed
         each = [replace(generation, n=None, seed=None if seed is None else seed + i) for i in range(n)]
-        opened = await asyncio.gather(*map(send, each), return_exceptions=True)
-        answers = [each for each in opened if not isinstance(each, BaseException)]
-        for failed in opened:
-            if isinstance(failed, BaseException):
-                for answer in answers:
-                    answer.close()
-                raise failed
-        return Several(answers)
+        return Several(await _all(map(send, each)))
+
+    async def open_each(self, generations: Sequence[Generation]) -> Answer:
+        """Several prompts with as many choices each, as one answer in which the choices of a prompt follow the last's.
+
+        As `open`.
+        """
+        if len(generations) == 1:
+            return await self.open(generations[0])
+        return Several(await _all(map(self.open, generations)), generations[0].n or 1, prompts=True)
+
+    async def generate(self, body: bytes) -> bytes:
+        """One JSON request, one JSON answer, at the replica with the least to do. Raises an UpstreamError."""
+        return await self._counted(lambda replica, deadline: replica.generate(body, deadline))
 
     async def infer(
         self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]
     ) -> dict[str, Array]:
         """One inference on tensors, at the replica with the least to do. Raises an UpstreamError."""
-        deadline = self._deadline()
-
-        async def ask(replica: Replica) -> dict[str, Array]:
-            replica.outstanding += 1
-            try:
-                return await replica.infer(arrays, outputs, parameters, deadline)
-            finally:
-                replica.outstanding -= 1
-
-        return await self._try(ask)
+        return await self._counted(lambda replica, deadline: replica.infer(arrays, outputs, parameters, deadline))
 
     def stream(self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]) -> GrpcStream:
         """One request, any number of responses on tensors. The caller closes it. Raises Unavailable."""
@@ -127,6 +129,19 @@ class Deployment:
         if replica is None:
             raise Unavailable(f"{self.id}: {self.reason}")
         return replica.stream(arrays, outputs, parameters, self._deadline())
+
+    async def _counted(self, exchange: Callable[[Replica, float], Awaitable[T]]) -> T:
+        """A whole exchange with one replica, which has more to do meanwhile."""
+        deadline = self._deadline()
+
+        async def ask(replica: Replica) -> T:
+            replica.outstanding += 1
+            try:
+                return await exchange(replica, deadline)
+            finally:
+                replica.outstanding -= 1
+
+        return await self._try(ask)
 
     async def _try(self, ask: Callable[[Replica], Awaitable[T]]) -> T:
         """Ask a replica; another one where the request cannot have reached the first."""
@@ -150,3 +165,17 @@ class Deployment:
             if best is None or replica.outstanding < best.outstanding:
                 best = replica
         return best
+
+
+async def _all(openings: Iterable[Awaitable[A]]) -> list[A]:
+    """All answers or, where one fails or is not waited for, none."""
+    tasks = [asyncio.ensure_future(each) for each in openings]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        for opened in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(opened, BaseException):
+                opened.close()
+        raise

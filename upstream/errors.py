@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 Phase = Literal["connect", "head", "body", "silence"]
 
 # What vLLM and TensorRT-LLM say of a prompt that does not fit; Triton of a queue, and of a model that it does not have.
+_BAD_GUIDE = re.compile(r"structured.?output|guided.?decoding|json.?schema|grammar", re.IGNORECASE)
 _TOO_LONG = re.compile(
     r"longer than the maximum|maximum (context|model|input|sequence) length|max_(seq|input)_len",
     re.IGNORECASE,
@@ -101,6 +102,8 @@ def failure(message: str, source: str, *, busy: bool = False, absent: bool = Fal
     text = f"{source}: {message}"
     if _TOO_LONG.search(message):
         return ContextExceeded(text)
+    if _BAD_GUIDE.search(message):
+        return Unsupported("json_schema", "the model cannot keep to this schema; simplify it")
     if busy or _BUSY.search(message):
         return Unavailable(text, retry_after=1)
     if absent or _ABSENT.search(message):

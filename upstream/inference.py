@@ -39,13 +39,14 @@ class Generation(msgspec.Struct):
 
 
 class Embed(msgspec.Struct):
-    """Texts, or lists of token ids, to vectors."""
+    """Texts to vectors; as texts or as tokens, each [rows, tokens] and padded."""
 
-    input: list[str] | None = None
-    ids: list[list[int]] | None = field(name="tokens.ids", default=None)
-    mask: list[list[int]] | None = field(name="tokens.mask", default=None)
-    types: list[list[int]] | None = field(name="tokens.types", default=None)
+    input: list[str] | str | list[int] | None = None  # of a request that takes one input: that one
+    ids: Array | None = field(name="tokens.ids", default=None)
+    mask: Array | None = field(name="tokens.mask", default=None)
+    types: Array | None = field(name="tokens.types", default=None)
     dimensions: int | None = None
+    pooling_params: dict[str, list[int]] | None = None  # dimensions as the vLLM backend wants them
     extra: dict[str, Any] = {}
 
 
@@ -54,9 +55,9 @@ class Rank(msgspec.Struct):
 
     query: str | None = None
     document: list[str] | None = None
-    ids: list[list[int]] | None = field(name="tokens.ids", default=None)
-    mask: list[list[int]] | None = field(name="tokens.mask", default=None)
-    types: list[list[int]] | None = field(name="tokens.types", default=None)
+    ids: Array | None = field(name="tokens.ids", default=None)  # of the pairs, each [rows, tokens] and padded
+    mask: Array | None = field(name="tokens.mask", default=None)
+    types: Array | None = field(name="tokens.types", default=None)
     extra: dict[str, Any] = {}
 
 

@@ -54,15 +54,19 @@ class Pool:
         self._watch = [loop.create_task(self._follow(deployment)) for deployment in self.deployments.values()]
 
     async def _follow(self, deployment: Deployment) -> None:
-        said = "not checked yet"
+        said: list[str] = []
         while True:
             await deployment.check(CHECK_TIMEOUT)
-            if deployment.reason != said:
-                said = deployment.reason
-                if said:
-                    log.warning("model %s is not verified: %s", deployment.id, said)
+            reasons = [deployment.reason, *(replica.reason for replica in deployment.replicas)]
+            if reasons != said:
+                said = reasons
+                if deployment.reason:
+                    log.warning("model %s is not verified: %s", deployment.id, deployment.reason)
                 else:
                     log.info("model %s is verified", deployment.id)
+                    for replica in deployment.replicas:
+                        if replica.reason:
+                            log.warning("model %s lacks a server: %s", deployment.id, replica.reason)
             await asyncio.sleep(self._every[deployment.id])
 
     async def settled(self, keep: Callable[[Deployment], bool] = lambda deployment: True) -> list[Deployment]:

@@ -5,9 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from upstream.contract import Contract
+from upstream.drawing import DrawBinding
+from upstream.embedding import EmbeddingBinding
+from upstream.ranking import RankBinding
 from upstream.replica import Binding
+from upstream.speaking import SpeechBinding, prepare_voices
 from upstream.template import ChatTemplate
 from upstream.text import TextBinding
+from upstream.tokens import read_tokenizer
+from upstream.transcribing import TranscriptionBinding
 
 
 class Task(NamedTuple):
@@ -29,4 +35,9 @@ def _nothing(settings: Any) -> None:
 
 TASKS: dict[str, Task] = {
     "chat": Task(TextBinding, _template),
+    "embedding": Task(EmbeddingBinding, lambda settings: read_tokenizer(settings.embedding)),
+    "rerank": Task(RankBinding, lambda settings: read_tokenizer(settings.rerank)),
+    "image": Task(DrawBinding, _nothing),
+    "speech": Task(SpeechBinding, prepare_voices),
+    "transcription": Task(TranscriptionBinding, _nothing),
 }

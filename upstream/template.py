@@ -118,7 +118,8 @@ class _Compiled:
         except Exception as error:  # jinja2 folds constants while it compiles: anything can be raised
             raise TemplateError(f"{name}: {error}.") from error
         self.variables = find_undeclared_variables(tree) - {"messages", "tools"}
-        self._globals = dict(self._template.globals)  # flat: jinja2 would copy a chain of maps at each render
+        self._globals = dict(self._template.globals)
+        self._template.globals = {}  # jinja2 would walk their chain of maps at each render
         iterates = _iterates_content(tree)
         self.content_format: ContentFormat = "openai" if iterates else "string"
         self._parts_only = iterates and not _tests_for_string(tree)

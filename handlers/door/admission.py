@@ -9,7 +9,7 @@ from handlers.door.errors import (
     ApiError,
     Forbidden,
     InvalidRequest,
-    NotFound,
+    ModelNotFound,
     RateLimited,
     Unauthenticated,
     retry_after,
@@ -115,7 +115,7 @@ def entry(request: Request) -> Pipeline | None:
         raise _mismatch(f"This key is bound to the pipeline {key.pipeline!r}; use its path, or a key of the workspace.")
     pipeline = request.gateway.pipelines.get(id or key.pipeline or "")
     if pipeline is None or pipeline.workspace != key.workspace:
-        raise NotFound(
+        raise ModelNotFound(
             f"There is no pipeline {id or key.pipeline!r} in this workspace.",
             param="pipeline",
             code="pipeline_not_found",
@@ -132,10 +132,11 @@ def may_see(request: Request, id: str) -> bool:
     return key.models is None or id in key.models
 
 
-def unknown_model(name: str) -> NotFound:
+def unknown_model(name: str) -> ModelNotFound:
     """404 for a model that is not there, or not for this key."""
-    return NotFound(
-        f"The model {name!r} does not exist or is not available to this key; GET /v1/models lists what is available.",
+    return ModelNotFound(
+        f"The model {name[:200]!r} does not exist or is not available to this key;"
+        " GET /v1/models lists what is available.",
         param="model",
         code="model_not_found",
     )
@@ -144,7 +145,9 @@ def unknown_model(name: str) -> NotFound:
 def _piped(pipeline: Pipeline, model: str | None, task: Task, gateway: Gateway) -> str:
     id = pipeline.models.get(task)
     if id is None:
-        raise NotFound(f"The pipeline {pipeline.id!r} has no model for {task}.", param="model", code="model_not_found")
+        raise ModelNotFound(
+            f"The pipeline {pipeline.id!r} has no model for {task}.", param="model", code="model_not_found"
+        )
     named = gateway.pool.by_name.get(model) if model not in (None, DEFAULT) else None
     if model not in (None, DEFAULT) and (named is None or named.id != id):
         raise _mismatch(

@@ -1,5 +1,6 @@
 """A conversation, of whichever endpoint, to a Generation and the interpreters of its answer; or the reason why not."""
 
+import asyncio
 import base64
 from collections.abc import Callable
 from functools import cache
@@ -22,6 +23,7 @@ from upstream.deployment import Deployment
 from upstream.fetch import FetchError, read_data_url
 from upstream.inference import Generation
 from upstream.interpreter import Interpreter
+from upstream.media import MediaError, images
 from upstream.template import TemplateError
 
 MAX_IMAGE = 20 << 20  # bytes of one picture
@@ -29,22 +31,31 @@ MAX_IMAGES = 16
 ANY_OBJECT = '{"type":"object"}'
 
 # A field that changes the answer, the source that carries it to the model, and the value that asks for nothing.
-FIELDS: tuple[tuple[str, str, Any], ...] = (
+SAMPLING: tuple[tuple[str, str, Any], ...] = (
     ("temperature", "temperature", 1),
     ("top_p", "top_p", 1),
     ("stop", "stop", []),
     ("seed", "seed", None),
     ("max_tokens", "max_tokens", None),
-    ("max_completion_tokens", "max_tokens", None),
     ("presence_penalty", "presence_penalty", 0),
     ("frequency_penalty", "frequency_penalty", 0),
     ("logit_bias", "logit_bias", {}),
-    ("logprobs", "wants_logprobs", False),
-    ("top_logprobs", "logprobs", 0),
-    ("modalities", "modalities", ["text"]),
     ("top_k", "top_k", -1),
     ("min_p", "min_p", 0),
     ("repetition_penalty", "repetition_penalty", 1),
+)
+FIELDS = (
+    *SAMPLING,
+    ("max_completion_tokens", "max_tokens", None),
+    ("logprobs", "wants_logprobs", False),
+    ("top_logprobs", "logprobs", 0),
+    ("modalities", "modalities", ["text"]),
+    ("verbosity", "verbosity", "medium"),
+    ("audio", "audio", None),
+    ("prediction", "prediction", None),
+    ("web_search_options", "web_search_options", None),
+    ("functions", "functions", []),
+    ("function_call", "function_call", "none"),
 )
 
 
@@ -65,7 +76,7 @@ async def converse(request: Request, body: ChatRequest, deployment: Deployment) 
     check_extra(request, sources)
     _check_pairs(body)
     forced, schema = _guide(body, deployment)
-    images = await _images(request, body, deployment)
+    pictures = await _images(request, body, deployment)
     tools = [msgspec.to_builtins(tool) for tool in body.tools or ()] if body.tool_choice != "none" else []
     prompt = _prompt(body, deployment, tools)
     generation = Generation(
@@ -87,7 +98,7 @@ async def converse(request: Request, body: ChatRequest, deployment: Deployment) 
         wants_logprobs=body.logprobs or None,
         json_schema=schema,
         guide="json_schema" if schema is not None else None,
-        images=images or None,
+        images=pictures or None,
         extra=request.extra,
     )
     reasoning = deployment.settings.chat.reasoning == "think"
@@ -202,7 +213,7 @@ def _max_tokens(body: ChatRequest, deployment: Deployment) -> int | None:
 
 async def _images(request: Request, body: ChatRequest, deployment: Deployment) -> list[str]:
     """The pictures of the conversation as base64, in their order; those of https: addresses are fetched."""
-    images: list[str] = []
+    pictures: list[str] = []
     for place, message in enumerate(body.messages):
         if not isinstance(message, UserMessage) or isinstance(message.content, str):
             continue
@@ -211,23 +222,23 @@ async def _images(request: Request, body: ChatRequest, deployment: Deployment) -
             if isinstance(part, AudioPart) or (isinstance(part, ImagePart) and "images" not in deployment.sources):
                 raise unsupported(where, deployment)
             if isinstance(part, ImagePart):
-                if len(images) == MAX_IMAGES:
+                if len(pictures) == MAX_IMAGES:
                     raise InvalidRequest(
                         f"A request takes at most {MAX_IMAGES} images.", param=where, code="invalid_value"
                     )
-                images.append(base64.b64encode(await _image(request, part.image_url.url, where)).decode())
-    return images
+                pictures.append(base64.b64encode(await _image(request, part.image_url.url, where)).decode())
+    return pictures
 
 
 async def _image(request: Request, url: str, where: str) -> bytes:
     try:
         if url[:5].lower() == "data:":
-            given = read_data_url(url, limit=MAX_IMAGE)
-            if not given.media_type.startswith("image/"):
-                raise FetchError(f"it is {given.media_type}, no image.")
-            return given.body
-        return (await request.gateway.fetcher.fetch(url, limit=MAX_IMAGE)).body
-    except FetchError as error:
+            data = read_data_url(url, limit=MAX_IMAGE).body
+        else:
+            data = (await request.gateway.fetcher.fetch(url, limit=MAX_IMAGE)).body
+        await asyncio.to_thread(images.probe, data)
+        return data
+    except (FetchError, MediaError) as error:
         raise InvalidRequest(
             f"The image of {where} cannot be used: {error}", param=f"{where}.image_url", code="invalid_image"
         ) from error

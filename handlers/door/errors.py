@@ -1,10 +1,10 @@
 """Every error that Conch can answer with: raised where it is known, rendered once, in the one shape."""
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from starlette.exceptions import HTTPException
 
 from store.records import StoreUnavailable
 from upstream.errors import (
@@ -16,6 +16,9 @@ from upstream.errors import (
 )
 
 log = logging.getLogger("conch")
+
+# The request's own names for sources that are called otherwise in a profile.
+PARAMS = {"json_schema": "response_format", "images": "messages", "wants_logprobs": "logprobs"}
 
 
 class ApiError(Exception):
@@ -77,6 +80,13 @@ class NotFound(ApiError):
     type = "invalid_request_error"
 
 
+class ModelNotFound(NotFound):
+    """404 for a model, or a pipeline of models, that is not there or not for this key."""
+
+    type = "model_not_found"
+    code = "model_not_found"
+
+
 class RateLimited(ApiError):
     """429."""
 
@@ -116,7 +126,7 @@ def translate(error: Exception, request: str) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, Unsupported):
-        param = error.source.removeprefix("extra.")
+        param = PARAMS.get(error.source, error.source.removeprefix("extra."))
         return InvalidRequest(f"Invalid {param!r}: {error}.", param=param, code="unsupported_parameter")
     if isinstance(error, ContextExceeded):
         return InvalidRequest(error.public, param="messages", code="context_length_exceeded")
@@ -141,10 +151,10 @@ def translate(error: Exception, request: str) -> ApiError:
     return ApiError("Conch failed on this request; the operator's log has the details under its request id.")
 
 
-def unrouted(error: HTTPException, method: str, path: str) -> ApiError:
-    """What Starlette's router refuses: an unknown route, or a method that a route does not have."""
-    if error.status_code == 405:
-        allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+def unrouted(status: int, method: str, path: str, allowed: Collection[str]) -> ApiError:
+    """What Starlette's router refuses: an unknown route, or a method that is not `allowed` on a route."""
+    if status == 405:
+        allow = ", ".join(sorted(allowed))
         return InvalidRequest(
             f"{method} is not allowed here; use {allow}.",
             status=405,

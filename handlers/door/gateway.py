@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from config import Config, Model, Pipeline
+from handlers.door.files import Files
 from store import Store
 from store.teller import Clock
 from upstream.fetch import Fetcher
@@ -17,6 +18,7 @@ class Gateway:
     store: Store
     pool: Pool
     fetcher: Fetcher
+    files: Files
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from handlers.door.errors import ApiError, encode, retry_after, translate, unrouted
@@ -40,11 +41,14 @@ class Request:
         "_writing",
         "authority",
         "body_read",
+        "bytes_only",
+        "error_frames",
         "extra",
         "gateway",
         "id",
         "left",
         "path_params",
+        "renamed",
         "scope",
         "started",
         "started_at",
@@ -62,7 +66,10 @@ class Request:
         self.authority: Authority | None = None
         self.take: Take | None = None
         self.extra: dict[str, Any] = {}  # fields of the body that its schema does not have
+        self.renamed: Callable[[ApiError], ApiError] | None = None  # an error in the endpoint's own names
+        self.error_frames: Callable[[ApiError], Awaitable[bytes]] | None = None  # how its stream ends with an error
         self.body_read = False
+        self.bytes_only = False  # the answer is a file: no frame of ours may get into it
         self.started = False  # the answer's head is out
         self.left = False
         self._receive = receive
@@ -164,6 +171,8 @@ class Request:
             refusal = _STOPPING  # for who is still there: the server does not wait any longer
         except Exception as error:  # noqa: BLE001 - translate logs what it does not know
             refusal = translate(error, self.id)
+            if self.renamed is not None:
+                refusal = self.renamed(refusal)
         self._task = None  # nothing is cancelled from here on: a write to a client that leaves returns at once
         try:
             if refusal is not None and not self.left:
@@ -180,8 +189,11 @@ class Request:
     async def _answer(self, error: ApiError) -> None:
         if not self.started:
             await self.fail(error)
-        else:  # a stream has begun: one error frame, then the end, and no [DONE]
-            await self.write(b"data: " + encode(error) + b"\n\n", last=True)
+        elif self.bytes_only:
+            self.scope["connection"].break_off()
+        else:  # a stream has begun: it ends with the error, and without [DONE]
+            told = b"data: " + encode(error) + b"\n\n"
+            await self.write(told if self.error_frames is None else await self.error_frames(error), last=True)
 
     async def _unwind(self) -> None:
         while self._releases:
@@ -255,4 +267,9 @@ class Lifetime:
         try:
             await self.app.router(scope, receive, send)
         except HTTPException as error:
-            raise unrouted(error, scope["method"], scope["path"]) from None
+            raise unrouted(error.status_code, scope["method"], scope["path"], self._allowed(scope)) from None
+
+    def _allowed(self, scope: Scope) -> set[str]:
+        """The methods of all routes of this path; the router itself names those of the first one."""
+        found = [route for route in self.app.router.routes if route.matches(scope)[0] is not Match.NONE]
+        return {method for route in found if isinstance(route, Route) for method in route.methods or ()}

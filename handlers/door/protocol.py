@@ -105,11 +105,21 @@ class HeadProtocol(HttpToolsProtocol):
         if not self.pipeline:
             self.flow.resume_reading()  # a long body has paused it, and the client's leaving would not be seen
 
+    @property
+    def body_is_here(self) -> bool:
+        """Whether the newest request has arrived whole, and so have those before it."""
+        return self._in_head
+
     def discard_body(self) -> None:
         """The request is answered before its body was read: let the rest pass by, for a while. Closing now would reset
         the connection under a client that is still sending, and lose it the answer."""
         if self.cycle.response_complete and not self._in_head:
             self._close_timer = self.loop.call_later(self.linger, self.transport.close)
+
+    def break_off(self) -> None:
+        """Close within an answer's body, without its end: the client must not take what it has for the whole."""
+        self.cycle.disconnected = True  # for uvicorn: nothing more of this answer is to come
+        self.transport.close()
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
@@ -140,7 +150,9 @@ class HeadProtocol(HttpToolsProtocol):
         body = encode(error)
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {request_id()}\r\nconnection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id()}\r\n"
+            f"openai-processing-ms: 0\r\nserver-timing: gateway;dur=0.00, upstream;dur=0.00\r\n"
+            "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         self.transport.write_eof()

@@ -4,13 +4,16 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar, get_type_hints
+from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from handlers.door.admission import admit
 from handlers.door.errors import InvalidRequest, decoding
-from handlers.door.lifetime import Request
+from handlers.door.lifetime import Headers, Request
+from handlers.door.multipart import Upload, fields, read_form
+from handlers.door.schemas.body import FormBody
 
 T = TypeVar("T")
 
@@ -24,6 +27,11 @@ EVENT_STREAM = [
 DONE = b"data: [DONE]\n\n"
 
 
+def event(told: msgspec.Struct) -> bytes:
+    """An event as a frame that bears its name, which is the tag of its Struct."""
+    return b"event: %b\ndata: %b\n\n" % (str(told.__struct_config__.tag).encode(), encode(told))
+
+
 class Stream(Generic[T]):
     """An answer as events of type T. `frames` yields whole SSE frames, those that came at once joined: one write.
 
@@ -35,10 +43,30 @@ class Stream(Generic[T]):
         self.closing = closing
 
 
-class Endpoint:
-    """`async def handler(request[, body: Struct]) -> Struct | Stream[Struct]` as an ASGI application.
+class Bytes:
+    """A whole answer that is not JSON; `headers` say what it is."""
 
-    Unless `public`, the request is admitted first. A body is read only by a handler that takes one.
+    def __init__(self, body: bytes, headers: Headers) -> None:
+        self.body = body
+        self.headers = headers
+
+
+class ByteStream:
+    """An answer that is not JSON, whose bytes leave as they are made; `headers` say what it is.
+
+    One that fails before its first byte has a status of its own; later, the connection breaks off.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes], headers: Headers) -> None:
+        self.pieces = pieces
+        self.headers = headers
+
+
+class Endpoint:
+    """`async def handler(request[, body: Struct | query: Struct]) -> Struct | Stream[Struct]` as an ASGI application.
+
+    Unless `public`, the request is admitted first. A body is read only by a handler that takes one; so is a query.
+    A body's Struct may have `mend(fields)`, which is called when a body does not fit: before it is read again.
     """
 
     def __init__(self, handler: Callable[..., Awaitable[Any]], *, public: bool = False) -> None:
@@ -51,6 +79,9 @@ class Endpoint:
         )
         self._decode = msgspec.json.Decoder(self.body).decode if self.body is not None else None
         self._takes_extra = getattr(self.body, "takes_extra", False)
+        self._mend: Callable[[dict[str, Any]], None] | None = getattr(self.body, "mend", None)
+        self._query: type[msgspec.Struct] | None = hints.get("query")
+        self._form = _FormFields(self.body) if self.body is not None and issubclass(self.body, FormBody) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Starlette's way in: the Lifetime has opened the request already."""
@@ -62,12 +93,20 @@ class Endpoint:
         """Admit, decode, call, encode. Whatever is raised, the Lifetime answers."""
         if not self.public:
             await admit(request)
-        if self._decode is None:
+        if self._query is not None:
+            answer = await self.handler(request, _read_query(request, self._query))
+        elif self._decode is None:
             answer = await self.handler(request)
+        elif self._form is not None:
+            answer = await self.handler(request, self._read_form(request, await self._form.read(request)))
         else:
             answer = await self.handler(request, self._read(request, await read_json(request)))
         if isinstance(answer, Stream):
             await _send_stream(request, answer)
+        elif isinstance(answer, Bytes):
+            await request.respond(answer.body, headers=answer.headers)
+        elif isinstance(answer, ByteStream):
+            await _send_bytes(request, answer)
         else:
             await request.respond(encode(answer))
 
@@ -76,22 +115,75 @@ class Endpoint:
         try:
             return self._decode(body)
         except msgspec.ValidationError as error:
-            if not self._takes_extra or not _names_unknown_field(error):
+            if self._mend is None and not (self._takes_extra and _names_unknown_field(error)):
                 raise decoding(error) from error
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise decoding(error) from error
         try:
-            return self._read_extra(request, body)
+            return self._read_again(request, body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise decoding(error) from error
 
-    def _read_extra(self, request: Request, body: bytes) -> Any:
-        """A body with fields beyond the schema: they go to `request.extra`, where the profile may want them."""
+    def _read_again(self, request: Request, body: bytes) -> Any:
+        """A body that does not fit: mended, and its fields beyond the schema put where the profile may want them."""
+        sent = msgspec.json.decode(body)
+        if isinstance(sent, dict):
+            if self._mend is not None:
+                self._mend(sent)
+            sent = self._without_extra(request, sent)
+        return msgspec.convert(sent, self.body)
+
+    def _read_form(self, request: Request, sent: dict[str, Any]) -> Any:
+        try:
+            return msgspec.convert(self._without_extra(request, sent), self.body, strict=False)
+        except msgspec.ValidationError as error:
+            raise decoding(error) from error
+
+    def _without_extra(self, request: Request, sent: dict[str, Any]) -> dict[str, Any]:
         assert self.body is not None
-        fields: dict[str, Any] = msgspec.json.decode(body)
-        known = set(self.body.__struct_encode_fields__)
-        request.extra = {name: fields.pop(name) for name in list(fields) if name not in known}
-        return msgspec.convert(fields, self.body)
+        if self._takes_extra:
+            known = set(self.body.__struct_encode_fields__)
+            request.extra = {name: sent.pop(name) for name in list(sent) if name not in known}
+        return sent
+
+
+def _read_query(request: Request, query: type[T]) -> T:
+    """The query of the URL; a field NAME[] may come several times. Raises 400."""
+    sent: dict[str, Any] = {}
+    for name, value in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True):
+        if name.endswith("[]"):
+            sent.setdefault(name.removesuffix("[]"), []).append(value)
+        else:
+            sent[name] = value
+    try:
+        return msgspec.convert(sent, query, strict=False)
+    except msgspec.ValidationError as error:
+        raise decoding(error) from error
+
+
+class _FormFields:
+    """What a form's schema says of its parts: those named NAME[] may come several times, those of Upload are files."""
+
+    def __init__(self, body: type[msgspec.Struct]) -> None:
+        hints = get_type_hints(body)
+        names = dict(zip(body.__struct_fields__, body.__struct_encode_fields__, strict=True))
+        self.lists = frozenset(name for name in names.values() if name.endswith("[]"))
+        self.files = frozenset(name for field, name in names.items() if hints[field] is Upload)
+
+    async def read(self, request: Request) -> dict[str, Any]:
+        """The parts by name. Raises 400, 408, 413, 415."""
+        content_type = request.header(b"content-type") or b""
+        if content_type.partition(b";")[0].strip().lower() != b"multipart/form-data":
+            raise InvalidRequest(
+                "The body must be a form with a file: send 'Content-Type: multipart/form-data; boundary=…'.",
+                status=415,
+                code="unsupported_media_type",
+            )
+        limit = request.gateway.config.server.max_upload
+        if int(request.header(b"content-length") or 0) > limit:
+            raise _too_large(limit)
+        pieces = _pieces(request, limit)
+        return fields(await read_form(content_type, pieces, self.files, request.on_end), self.lists)
 
 
 def _names_unknown_field(error: msgspec.ValidationError) -> bool:
@@ -118,18 +210,24 @@ async def read_json(request: Request) -> bytes:
     body, more = await _piece(request, settings.body_timeout)
     if not more:
         return body
-    pieces, size = [body], len(body)
+    return b"".join([body, *[piece async for piece in _pieces(request, settings.max_body, len(body))]])
+
+
+async def _pieces(request: Request, limit: int, size: int = 0) -> AsyncIterator[bytes]:
+    """What is still to come of the body, as it arrives; with the `size` that has come, at most `limit` bytes."""
+    more = True
     while more:
-        body, more = await _piece(request, settings.body_timeout)
-        pieces.append(body)
-        size += len(body)
-        if size > settings.max_body:
-            raise _too_large(settings.max_body)
-    return b"".join(pieces)
+        piece, more = await _piece(request, request.gateway.config.server.body_timeout)
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        yield piece
 
 
 async def _piece(request: Request, timeout: float) -> tuple[bytes, bool]:
     """The next piece, at the latest after `timeout` seconds of silence."""
+    if request.scope["connection"].body_is_here:  # the usual case, which a timer would cost 5 µs
+        return await request.receive()
     try:
         async with asyncio.timeout(timeout):
             return await request.receive()
@@ -148,4 +246,18 @@ async def _send_stream(request: Request, stream: Stream[Any]) -> None:
         if not request.started:
             await request.start_stream(EVENT_STREAM)
         await request.write(frames)
+    if not request.started:
+        await request.start_stream(EVENT_STREAM)
     await request.write(stream.closing() + DONE, last=True)
+
+
+async def _send_bytes(request: Request, answer: ByteStream) -> None:
+    """As for a stream of events; nothing but the bytes themselves may be sent."""
+    request.bytes_only = True
+    async for piece in answer.pieces:
+        if not request.started:
+            await request.start_stream(answer.headers)
+        await request.write(piece)
+    if not request.started:
+        await request.start_stream(answer.headers)
+    await request.write(b"", last=True)

@@ -11,7 +11,7 @@ from upstream.pool import CHECK_TIMEOUT, Pool
 
 class Fit(msgspec.Struct):
     """A model's verification. `bound`: tensors that the profile fills or reads; `unbound`: what the live model has
-    besides; `unknown`: what the profile names and the live model lacks."""
+    besides; `unknown`: what the profile names and the live model lacks; `missing`: why some servers do without it."""
 
     id: str
     task: str
@@ -20,6 +20,7 @@ class Fit(msgspec.Struct):
     bound: list[str]
     unbound: list[str]
     unknown: list[str]
+    missing: list[str]
 
 
 async def fits(config: Config) -> list[Fit]:
@@ -39,7 +40,13 @@ def printed(models: list[Fit]) -> str:
     lines = []
     for model in models:
         lines.append(f"{model.id:{width}}  {model.task:13}  {'verified' if model.verified else 'NOT VERIFIED'}")
-        rows = (("why", [model.reason]), ("bound", model.bound), ("unbound", model.unbound), ("unknown", model.unknown))
+        rows = (
+            ("why", [model.reason]),
+            ("bound", model.bound),
+            ("unbound", model.unbound),
+            ("unknown", model.unknown),
+            ("missing", model.missing),
+        )
         lines += [f"  {name:8} {', '.join(said)}" for name, said in rows if any(said)]
     return "\n".join(lines) or "no models are configured"
 
@@ -57,6 +64,7 @@ def _fit(deployment: Deployment) -> Fit:
             named.add(entry if isinstance(entry, str) else entry.tensor)
         bound = [name for name in live if name in named]
         unbound = [name for name in live if name not in named]
+    missing = [replica.reason for replica in deployment.replicas if replica.reason] if deployment.verified else []
     return Fit(
         deployment.id,
         deployment.settings.task,
@@ -65,4 +73,5 @@ def _fit(deployment: Deployment) -> Fit:
         bound,
         unbound,
         deployment.left_out,
+        missing,
     )

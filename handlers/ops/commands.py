@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from config import Config, ConfigError, Plan, api_key, load
+from config import MOST_PER_MINUTE, Config, ConfigError, Plan, api_key, load
 from handlers.door.admission import judge
 from handlers.door.gateway import VERSION
 from handlers.door.lifetime import Lifetime
@@ -29,7 +29,9 @@ Build = Callable[[Config], Lifetime]
 Serve = Callable[[Config], None]
 
 FOREVER = {"none", "never"}
-_SPAN = re.compile(r"(\d+)(s|m|h|d)")
+LONGEST, LATEST = timedelta(days=36_500), 2999  # a span, and the year of a moment
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SPAN = re.compile(r"(\d{1,12})(s|m|h|d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -92,7 +94,7 @@ def _workspace_verbs(verbs: Any, common: argparse.ArgumentParser) -> None:
         dest="action", required=True, metavar="ACTION"
     )
     create = group.add_parser("create", parents=[common], help="A new workspace on a plan.")
-    create.add_argument("name", metavar="NAME")
+    create.add_argument("name", type=_workspace_name, metavar="NAME")
     create.add_argument("--plan", required=True)
     create.add_argument("--ceiling", type=_positive, metavar="N", help="requests per minute, instead of the plan's")
     create.set_defaults(handler=_create_workspace)
@@ -249,6 +251,8 @@ def _revoke_key(options: argparse.Namespace, config: Config) -> int:
 
 
 def _list_keys(options: argparse.Namespace, config: Config) -> int:
+    if options.workspace is not None:
+        _ask(config, lambda now: ledger.get_workspace(options.workspace))
     return _show(options, _ask(config, lambda now: ledger.list_keys(options.workspace, limit=100_000))[0])
 
 
@@ -271,7 +275,10 @@ def _minting(config: Config, workspace: Workspace) -> Plan:
 
 
 def _who() -> str:
-    return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+    try:
+        return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:  # docker --user 54321
+        return f"cli:uid {os.getuid()}"
 
 
 def _now() -> int:
@@ -281,6 +288,8 @@ def _now() -> int:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    if int(text) > MOST_PER_MINUTE:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_PER_MINUTE} requests per minute")
     return int(text)
 
 
@@ -288,11 +297,25 @@ def _positive_or_none(text: str) -> int | None:
     return None if text in FOREVER else _positive(text)
 
 
+def _workspace_name(text: str) -> str:
+    if _NAME.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not 1 to 64 of A-Z a-z 0-9 . _ - that begin with a letter or digit"
+        )
+    return text
+
+
 def _span(text: str) -> timedelta:
     match = _SPAN.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a span such as 30m, 24h or 7d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        span = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        span = timedelta.max
+    if span > LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is longer than {LONGEST.days}d")
+    return span
 
 
 def _moment(text: str) -> int | None:
@@ -309,6 +332,8 @@ def _moment(text: str) -> int | None:
                 f"{text!r} is neither a span such as 30d nor a date such as 2027-01-31"
             ) from None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.year > LATEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is after the year {LATEST}; never is what never ends")
     if moment <= datetime.now(UTC):
         raise argparse.ArgumentTypeError(f"{text!r} is in the past")
     return int(moment.timestamp() * 1_000_000)
@@ -341,7 +366,10 @@ def _cell(name: str, value: Any) -> str:
     if value is None or value in ("", []):
         return "-"
     if name == "at" or name.endswith("_at"):
-        return datetime.fromtimestamp(value / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            return datetime.fromtimestamp(value / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        except (ValueError, OverflowError, OSError):
+            return str(value)  # a time that no calendar of ours has
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)

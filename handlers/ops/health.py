@@ -1,6 +1,6 @@
 """GET /healthz: this process runs; GET /readyz: it can serve."""
 
-from handlers.door.errors import ApiError
+from handlers.door.errors import ApiError, retry_after
 from handlers.door.lifetime import Request
 from handlers.door.schemas.models import Health
 
@@ -15,5 +15,7 @@ async def readyz(request: Request) -> Health:
     gateway = request.gateway
     await gateway.store.teller.ping()
     if not await gateway.pool.settled():
-        raise ApiError("No model is verified; `conch check` says why.", status=503, code="no_model")
+        raise ApiError(
+            "No model is verified; `conch check` says why.", status=503, code="no_model", headers=retry_after(5)
+        )
     return Health("ok")

@@ -12,14 +12,15 @@ class _NoConnection:
     """Stands where the server's connection would: no client can leave, and no body is on its way."""
 
     running: Any = None
+    body_is_here = True
 
     def discard_body(self) -> None:
         """Nothing to discard."""
 
 
 async def get(app: Lifetime, path: str, key: str | None, out: TextIO) -> int:
-    """Print the answer's body; returns 0 for a success, 1 for an error."""
-    url = urlsplit(path)
+    """Print the answer's body; returns 0 for a success, 1 for an error. The first / of the path may be left out."""
+    url = urlsplit(f"/{path.lstrip('/')}")
     scope = {
         "type": "http",
         "method": "GET",

@@ -15,7 +15,7 @@ SampleType = Literal["FP32", "INT16"]
 _NUMPY: Final = {"FP32": "<f4", "INT16": "<i2"}
 _FFMPEG: Final = {"FP32": "flt", "INT16": "s16"}
 _MPEG_RATES: Final = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-_RATES: Final = range(4_000, 192_001)
+RATES: Final = range(4_000, 192_001)
 _SPEEDS: Final = (0.25, 4.0)
 _MUXER: Final = {"flush_packets": "1", "fflags": "bitexact"}  # bytes leave at once; no tags, no random serials
 _OGG_PAGE: Final = "100000"  # µs of sound to a page; the default of a second delays the first bytes by as much
@@ -80,8 +80,8 @@ class Encoder:
         """`rate` is that of the samples, in Hz; `speed` is 0.25 to 4 and keeps the pitch. Raises MediaError."""
         if format not in FORMATS:
             raise MediaError(f"Sound is made as one of {', '.join(FORMATS)}, not as {format!r}.")
-        if rate not in _RATES:
-            raise MediaError(f"A sample rate is {_RATES.start} to {_RATES.stop - 1} Hz, not {rate}.")
+        if rate not in RATES:
+            raise MediaError(f"A sample rate is {RATES.start} to {RATES.stop - 1} Hz, not {rate}.")
         if not _SPEEDS[0] <= speed <= _SPEEDS[1]:
             raise MediaError(f"A speed is {_SPEEDS[0]} to {_SPEEDS[1]:g}, not {speed}.")
         import av

@@ -10,6 +10,7 @@ from handlers.door.schemas.body import Body
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 StopText = Annotated[str, Meta(min_length=1)]
+FunctionKey = Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
 
 
 class TextPart(Body, tag="text", tag_field="type"):
@@ -66,12 +67,19 @@ class UserMessage(Body, tag="user", tag_field="role"):
     name: str | None = None
 
 
+class RefusalPart(Body, tag="refusal", tag_field="type"):
+    refusal: str
+
+
 class AssistantMessage(Body, tag="assistant", tag_field="role"):
-    content: Text | None = None
+    content: str | list[TextPart | RefusalPart] | None = None
     name: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
+    annotations: list[dict[str, Any]] | None = None  # of an answer that is told again, like the two below
+    audio: None = None
+    function_call: None = None
 
 
 class ToolMessage(Body, tag="tool", tag_field="role"):
@@ -108,7 +116,7 @@ class JsonSchemaFormat(Body, tag="json_schema", tag_field="type"):
 
 
 class Function(Body):
-    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    name: FunctionKey
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -159,6 +167,12 @@ class ChatRequest(Body):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    audio: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
     # Advisory: these do not change an answer.
     user: str | None = None
     safety_identifier: str | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from findings import Findings
 from images import describe
 from instance import Instance
-from pattern import example
+from pattern import example, find
 from prompt import Conversation
 from retrieval import Choice, Library
 from sampling import Sampling
@@ -19,6 +19,7 @@ from toolchoice import choose_calls, say_calls
 REPEAT = re.compile(r"\brepeat after me:\s*(.*)", re.IGNORECASE | re.DOTALL)
 COUNT = re.compile(r"\bcount (?:from (\d+) )?to (\d+)\b", re.IGNORECASE)
 FURTHEST = 10_000
+MOST_CHOICES = 100
 # What of a question is looked up: the encoder reads 256 tokens anyway.
 READ = 2000
 
@@ -81,13 +82,13 @@ def _constrained(constraint: dict[str, Any], talk: Conversation, library: Librar
         return _chosen(constraint["choice"], question, library)
     if constraint.get("regex") is not None:
         pattern = str(constraint["regex"])
-        found = re.search(pattern.removeprefix("^").removesuffix("$"), question)
-        if found and found[0] and re.fullmatch(pattern, found[0]):
-            return found[0]
-        return example(f"^(?:{pattern})$")
+        return find(f"^(?:{pattern})$", question) or example(f"^(?:{pattern})$")
     if constraint.get("json") is not None:
         schema = constraint["json"]
-        schema = json.loads(schema) if isinstance(schema, str) else schema
+        try:
+            schema = json.loads(schema) if isinstance(schema, str) else schema
+        except (ValueError, RecursionError) as error:
+            raise Refusal(f"Error generating stream: structured_outputs: not a JSON schema: {error}") from None
         spare = question.split("\n")[0][:60] or "nothing"
         return json.dumps(Instance(schema, Findings(question), spare).build(), ensure_ascii=False)
     if constraint.get("json_object"):
@@ -97,7 +98,8 @@ def _constrained(constraint: dict[str, Any], talk: Conversation, library: Librar
 
 
 def _chosen(options: list[str], question: str, library: Library) -> str:
-    if not isinstance(options, list) or not options:
-        raise Refusal("Error generating stream: structured_outputs.choice must be a list of strings")
+    strings = isinstance(options, list) and all(isinstance(option, str) for option in options)
+    if not strings or not 1 <= len(options) <= MOST_CHOICES:
+        raise Refusal(f"Error generating stream: structured_outputs: choice must be 1 to {MOST_CHOICES} strings")
     named = [option for option in options if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", question, re.IGNORECASE)]
     return named[0] if named else max(options, key=lambda option: library.similarity(option, question[:READ]))

@@ -82,12 +82,14 @@ def _convert(key: str, kind: str, value: Any) -> Any:
             return float(value)
         if kind.startswith("bool"):
             return value if isinstance(value, bool) else str(value).lower() == "true"
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Refusal(f"Error generating stream: {key}: {error}") from None
     return value
 
 
-def _read_constraint(given: dict[str, Any]) -> dict[str, Any]:
+def _read_constraint(given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ValueError("not a JSON object")
     constraint = {key: value for key, value in given.items() if value is not None}
     for key in constraint:
         if key not in CONSTRAINTS + MANNERS:

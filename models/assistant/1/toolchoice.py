@@ -56,7 +56,11 @@ def _score(text: str, tool: dict[str, Any], library: Library) -> float:
 
 def _schema(tool: dict[str, Any]) -> dict[str, Any]:
     parameters = tool.get("parameters")
-    return parameters if isinstance(parameters, dict) else {}
+    if not isinstance(parameters, dict):
+        return {}
+    properties = parameters.get("properties", {})
+    sound = isinstance(properties, dict) and all(isinstance(entry, dict) for entry in properties.values())
+    return parameters if sound and isinstance(parameters.get("required", []), list) else {}
 
 
 def _arguments(tool: dict[str, Any], text: str) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""What the types of the settings cannot say: names that point at something, ids that are unique, addresses."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from config import Config
+
+RESERVED_SEGMENTS = frozenset(
+    {"models", "chat", "completions", "responses", "embeddings", "images", "audio", "rerank", "metrics", "admin"}
+)
+
+
+def faults(config: "Config") -> Iterator[str]:
+    """A sentence for each."""
+    for name, upstream in config.upstreams.items():
+        for url in upstream.urls:
+            if not _is_address(url, ("http", "https")):
+                yield f"[upstreams.{name}] urls: {url!r} is no address such as http://host:8000."
+        for address in upstream.grpc:
+            url = address if "://" in address else f"grpc://{address}"
+            if not _is_address(url, ("grpc", "grpcs"), port=True):
+                yield f"[upstreams.{name}] grpc: {address!r} is no address such as host:8001."
+        if upstream.grpc and len(upstream.grpc) != len(upstream.urls):
+            yield f"[upstreams.{name}] grpc: give one address for each of urls, in their order."
+    for name, plan in config.plans.items():
+        if plan.default > plan.ceiling:
+            yield f"plan {name!r}: default {plan.default} is over its ceiling {plan.ceiling}."
+    yield from _of_models(config)
+    yield from _of_pipelines(config)
+
+
+def _is_address(text: str, schemes: tuple[str, ...], *, port: bool = False) -> bool:
+    """Whether a text is scheme://host[:port][/path] and no more; `port`: whether it must have one."""
+    try:
+        url = urlsplit(text)
+        given = url.port
+        (url.hostname or "").encode("idna")
+    except ValueError:
+        return False
+    extra = url.username is not None or url.query or url.fragment or any(map(str.isspace, text))
+    return url.scheme in schemes and bool(url.hostname) and not extra and (given is not None or not port)
+
+
+def _of_models(config: "Config") -> Iterator[str]:
+    names: set[str] = set()
+    for model in config.models:
+        if model.upstream not in config.upstreams:
+            yield f"model {model.id!r}: there is no [upstreams.{model.upstream}]."
+        for name in (model.id, *model.aliases):
+            if name in names or name == "default":
+                yield f"model {model.id!r}: the name {name!r} is taken; every id and alias is used once."
+            names.add(name)
+
+
+def _of_pipelines(config: "Config") -> Iterator[str]:
+    by_id = {model.id: model for model in config.models}
+    seen: set[str] = set()
+    for pipeline in config.pipelines:
+        if pipeline.id in RESERVED_SEGMENTS or pipeline.id in seen:
+            yield f"pipeline {pipeline.id!r}: the id is a route's or another pipeline's; choose another."
+        seen.add(pipeline.id)
+        for task, id in pipeline.models.items():
+            if id not in by_id or by_id[id].task != task:
+                yield f"pipeline {pipeline.id!r}: {task} = {id!r} is no {task} model's id."

@@ -1,0 +1,234 @@
+"""POST /audio/transcriptions and /audio/translations: a recording in, what is said in it out, also as it is heard."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from handlers.door.admission import reach
+from handlers.door.conversation import check_extra, unsupported
+from handlers.door.errors import InvalidRequest
+from handlers.door.lifetime import Request
+from handlers.door.schemas.audio import (
+    Duration,
+    Segment,
+    Transcription,
+    TranscriptionRequest,
+    TranscriptTextDelta,
+    TranscriptTextDone,
+    Translation,
+    TranslationRequest,
+    VerboseTranscription,
+)
+from handlers.door.wire import Bytes, Stream, encode
+from upstream.deployment import Deployment
+from upstream.inference import Transcribe
+from upstream.languages import LANGUAGES
+from upstream.media import MediaError
+from upstream.media.recording import Recording
+from upstream.tensors import Array
+from upstream.transcribing import Heard, Transcript, whisper_prefix
+
+NO_SOUND = Array("FP32", (0,), b"")
+PLAIN, VTT = "text/plain; charset=utf-8", "text/vtt; charset=utf-8"
+
+
+async def create(
+    request: Request, body: TranscriptionRequest
+) -> Transcription | VerboseTranscription | Bytes | Stream[TranscriptTextDelta | TranscriptTextDone]:
+    """Transcribe with the deployment that `model` names."""
+    deployment = await reach(request, body.model, "transcription")
+    _check_answer(body, deployment)
+    language = _language(body.language, request, deployment)
+    transcript, seconds = await _begin(request, body, deployment, "transcribe", language)
+    if body.stream:
+        return _Deltas(request, transcript).stream()
+    heard = [piece async for piece in _pieces(request, transcript)]
+    text, usage = _text(heard), Duration(seconds)
+    if body.response_format in (None, "json"):
+        return Transcription(text, usage)
+    if body.response_format == "verbose_json":
+        name = LANGUAGES[language] if language else "unknown"
+        segments = _segments(heard, body.temperature)
+        return VerboseTranscription("transcribe", name, seconds, text, segments, usage)
+    return _written(heard, body.response_format)
+
+
+async def translate(request: Request, body: TranslationRequest) -> Translation | VerboseTranscription | Bytes:
+    """The same into English, for models that do."""
+    deployment = await reach(request, body.model, "transcription")
+    settings = request.gateway.models[deployment.id].transcription
+    if not settings.translates:
+        raise InvalidRequest(
+            f"The model {deployment.id!r} does not translate; use /audio/transcriptions, or another model.",
+            param="model",
+            code="model_not_supported",
+        )
+    transcript, seconds = await _begin(request, body, deployment, "translate", settings.default_language)
+    heard = [piece async for piece in _pieces(request, transcript)]
+    if body.response_format in (None, "json"):
+        return Translation(_text(heard))
+    if body.response_format == "verbose_json":
+        segments = _segments(heard, body.temperature)
+        return VerboseTranscription("translate", "english", seconds, _text(heard), segments)
+    return _written(heard, body.response_format)
+
+
+def _check_answer(body: TranscriptionRequest, deployment: Deployment) -> None:
+    """The form of the answer. Raises 400."""
+    if body.include:
+        raise unsupported("include[]", deployment)
+    if "word" in body.timestamp_granularities:
+        raise InvalidRequest(
+            f"The model {deployment.id!r} gives no times of words; ask for 'segment'.",
+            param="timestamp_granularities[]",
+            code="unsupported_parameter",
+        )
+    if body.timestamp_granularities and body.response_format != "verbose_json":
+        raise _invalid("timestamp_granularities[]", "it needs 'response_format': 'verbose_json'")
+    if body.stream and body.response_format not in (None, "json", "text"):
+        raise _invalid("response_format", f"{body.response_format!r} cannot be streamed")
+
+
+def _language(asked: str | None, request: Request, deployment: Deployment) -> str | None:
+    """The code of the language, as asked for or by default. Raises 400 for one that the model does not know."""
+    settings = request.gateway.models[deployment.id].transcription
+    if asked is None:
+        return settings.default_language
+    code = asked.lower()
+    if code not in LANGUAGES:
+        raise _invalid("language", "it must be an ISO 639-1 code, such as 'en'")
+    if settings.languages and code not in settings.languages:
+        known = ", ".join(settings.languages)
+        raise _invalid("language", f"the model {deployment.id!r} knows {known}, and not {code!r}")
+    if not deployment.sources & {"language", "prefix"} and code != settings.default_language:
+        raise unsupported("language", deployment)
+    return code
+
+
+async def _begin(
+    request: Request, body: TranslationRequest, deployment: Deployment, task: str, language: str | None
+) -> tuple[Transcript, float]:
+    """The recording, read through and ready to be heard, and its length in seconds. Raises 400."""
+    sources = deployment.sources
+    check_extra(request, sources)
+    if body.prompt and not sources & {"prefix", "prompt"}:
+        raise unsupported("prompt", deployment)
+    if body.temperature and "temperature" not in sources:
+        raise unsupported("temperature", deployment)
+    job = Transcribe(
+        NO_SOUND,
+        language=language,
+        task=task,
+        prefix=whisper_prefix(language, task, body.prompt) if language and "prefix" in sources else None,
+        prompt=body.prompt or None,
+        temperature=body.temperature,
+        extra=request.extra,
+    )
+    try:
+        recording = await asyncio.to_thread(lambda: Recording(body.file.open()))
+    except MediaError as error:
+        raise _unreadable(error) from error
+    return Transcript(deployment, recording, job), round(recording.seconds, 3)
+
+
+async def _pieces(request: Request, transcript: Transcript) -> AsyncGenerator[Heard, None]:
+    try:
+        async with aclosing(transcript.pieces()) as pieces:
+            async for piece in pieces:
+                request.upstream_seconds = transcript.upstream_seconds
+                yield piece
+    except MediaError as error:
+        raise _unreadable(error) from error
+    request.upstream_seconds = transcript.upstream_seconds
+
+
+class _Deltas:
+    """A transcript as events; the last one tells it whole."""
+
+    def __init__(self, request: Request, transcript: Transcript) -> None:
+        self._request = request
+        self._transcript = transcript
+        self._text = ""
+
+    def stream(self) -> Stream[TranscriptTextDelta | TranscriptTextDone]:
+        return Stream(self._frames(), lambda: _frame(TranscriptTextDone(self._text)))
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        async for heard in _pieces(self._request, self._transcript):
+            delta = heard.text if self._text else heard.text.lstrip()
+            self._text += delta
+            if delta:
+                yield _frame(TranscriptTextDelta(delta))
+
+
+def _frame(event: TranscriptTextDelta | TranscriptTextDone) -> bytes:
+    return b"data: " + encode(event) + b"\n\n"
+
+
+def _text(heard: list[Heard]) -> str:
+    return "".join(piece.text for piece in heard).strip()
+
+
+def _segments(heard: list[Heard], temperature: float | None) -> list[Segment]:
+    """Each window as a segment, those without words left out."""
+    segments: list[Segment] = []
+    for start, end, text in _cues(heard):
+        data = text.encode()
+        ratio = len(data) / len(zlib.compress(data))  # openai/whisper, whisper/utils.py, compression_ratio
+        seek = round(start * 100)
+        segments.append(
+            Segment(len(segments), seek, round(start, 3), round(end, 3), text, temperature or 0.0, round(ratio, 3))
+        )
+    return segments
+
+
+def _cues(heard: list[Heard]) -> list[Heard]:
+    """The pieces of each window joined."""
+    cues: list[Heard] = []
+    for piece in heard:
+        if cues and cues[-1].start == piece.start:
+            cues[-1] = cues[-1]._replace(text=cues[-1].text + piece.text)
+        else:
+            cues.append(piece)
+    return [cue._replace(text=cue.text.strip()) for cue in cues if cue.text.strip()]
+
+
+def _written(heard: list[Heard], format: str | None) -> Bytes:
+    """Plain text, SubRip, or WebVTT."""
+    cues = _cues(heard)
+    if format == "srt":
+        blocks = [f"{number}\n{_times(cue, ',')}\n{_line(cue)}\n\n" for number, cue in enumerate(cues, 1)]
+        return _bytes(PLAIN, "".join(blocks))
+    if format == "vtt":
+        escaped = [_line(cue).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for cue in cues]
+        blocks = [f"{_times(cue, '.')}\n{line}\n\n" for cue, line in zip(cues, escaped, strict=True)]
+        return _bytes(VTT, "WEBVTT\n\n" + "".join(blocks))
+    return _bytes(PLAIN, _text(heard) + "\n")
+
+
+def _bytes(content_type: str, text: str) -> Bytes:
+    return Bytes(text.encode(), [(b"content-type", content_type.encode())])
+
+
+def _line(cue: Heard) -> str:
+    """The words of a cue on one line: an empty one would end it."""
+    return " ".join(cue.text.split())
+
+
+def _times(cue: Heard, mark: str) -> str:
+    return f"{_clock(cue.start, mark)} --> {_clock(cue.end, mark)}"
+
+
+def _clock(seconds: float, mark: str) -> str:
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    minutes, second = divmod(whole, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{mark}{milliseconds:03}"
+
+
+def _unreadable(error: MediaError) -> InvalidRequest:
+    return InvalidRequest(f"Invalid 'file': {error}", param="file", code="invalid_audio")
+
+
+def _invalid(param: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"Invalid {param!r}: {why}.", param=param, code="invalid_value")

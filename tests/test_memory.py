@@ -1,0 +1,78 @@
+"""The gateway's memory over requests of every kind: what a request takes, it gives back."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from openai import AsyncOpenAI
+
+from scripts.triton import Triton
+from tests.gateway import Conch
+
+WARM, COUNTED = 200, 500
+GROWTH = 12 << 10  # KiB: what the allocator may keep, far below a leak of one picture or sound in each request
+ASK: Any = [{"role": "user", "content": "What is Conch?"}]
+
+
+def resident(pid: int) -> int:
+    """KiB of a process in memory."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+async def kinds(sdk: AsyncOpenAI) -> list[Callable[[], Awaitable[object]]]:
+    """One request of every kind; each reads its answer whole."""
+    sound = (await sdk.audio.speech.create(model="voice", voice="alloy", input="The sea is calm.")).content
+
+    async def streamed() -> None:
+        async for _ in await sdk.chat.completions.create(model="assistant", messages=ASK, stream=True):
+            """Every chunk is read."""
+
+    async def pair() -> object:
+        body = {"model": "reranker", "query": "sea", "documents": ["a boat", "a bank", "the coast"]}
+        return await sdk.post("/rerank", body=body, cast_to=object)
+
+    return [
+        lambda: sdk.chat.completions.create(model="assistant", messages=ASK),
+        streamed,
+        lambda: sdk.completions.create(model="assistant", prompt="Say something", max_tokens=8),
+        lambda: sdk.responses.create(model="assistant", input="What is a key?"),
+        lambda: sdk.embeddings.create(model="minilm", input=["one", "two", "three"] * 8),
+        pair,
+        lambda: sdk.images.generate(model="diffusion", prompt="a boat", size="256x256"),
+        lambda: sdk.audio.speech.create(model="voice", voice="alloy", input="The sea is calm.", response_format="opus"),
+        lambda: sdk.audio.transcriptions.create(model="whisper", file=("a.mp3", sound)),
+        lambda: _listed(sdk),
+    ]
+
+
+async def _listed(sdk: AsyncOpenAI) -> object:
+    return [model async for model in sdk.models.list()]
+
+
+async def test_memory_stays_flat(triton: Triton, tmp_path: Path) -> None:
+    gateway = Conch(tmp_path, triton.url, grpc=triton.grpc_url)
+    gateway.workspace("acme")
+    key = gateway.key("acme")
+    with gateway.running():
+        async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0) as sdk:
+            every = await kinds(sdk)
+            await _ask(every, WARM)
+            before = resident(gateway.pid)
+            await _ask(every, COUNTED)
+            after = resident(gateway.pid)
+    assert after - before < GROWTH, f"{before} KiB before, {after} KiB after"
+
+
+async def _ask(every: list[Callable[[], Awaitable[object]]], count: int) -> None:
+    """`count` requests, four at a time, each kind in its turn."""
+    turns = iter(range(count))
+
+    async def worker() -> None:
+        for turn in turns:
+            await every[turn % len(every)]()
+
+    await asyncio.gather(*(worker() for _ in range(4)))
