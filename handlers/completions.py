@@ -134,7 +134,7 @@ def _generations(request: Request, body: CompletionRequest, deployment: Deployme
             max_tokens=_max_tokens(body, deployment),
             temperature=body.temperature,
             top_p=body.top_p,
-            top_k=body.top_k,
+            top_k=None if body.top_k == -1 else body.top_k,
             min_p=body.min_p,
             repetition_penalty=body.repetition_penalty,
             presence_penalty=body.presence_penalty,

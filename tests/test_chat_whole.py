@@ -219,3 +219,39 @@ def test_an_answer_is_told_again_as_it_came(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as refusal:
         client.chat.completions.create(model="assistant", messages=ASK, verbosity="low")
     assert (refusal.value.code, refusal.value.param) == ("unsupported_parameter", "verbosity")
+
+
+def test_a_call_that_was_cut_is_no_word(client: OpenAI) -> None:
+    options: Any = {"model": "assistant", "messages": ASK, "tools": [WEATHER]}
+    cuts: list[Any] = [
+        {"max_tokens": 3},
+        {"stop": ["a"]},
+        {"max_tokens": 6},
+        {"max_tokens": 3, "tool_choice": "required"},
+    ]
+    for cut in cuts:
+        choice = client.chat.completions.create(**options, **cut).choices[0]
+        assert not choice.message.content, cut
+        assert choice.finish_reason == ("stop" if "stop" in cut else "length")
+        chunks = client.chat.completions.create(**options, **cut, stream=True)
+        assert not any(choice.delta.content for chunk in chunks for choice in chunk.choices), cut
+    cut_call = client.chat.completions.create(**options, stop=["city"]).choices[0]
+    assert cut_call.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("param", "options"),
+    [
+        ("top_p", {"top_p": 0}),
+        ("repetition_penalty", {"extra_body": {"repetition_penalty": 1e18}}),
+        ("response_format", {"tools": [WEATHER], "response_format": {"type": "json_object"}}),
+        (
+            "response_format",
+            {"tools": [WEATHER], "tool_choice": "required", "response_format": {"type": "json_object"}},
+        ),
+    ],
+)
+def test_what_the_model_cannot_do_is_the_clients_to_mend(client: OpenAI, param: str, options: Any) -> None:
+    with pytest.raises(BadRequestError) as refusal:
+        client.chat.completions.create(model="assistant", messages=ASK, **options)
+    assert (refusal.value.code, refusal.value.param) == ("unsupported_parameter", param)

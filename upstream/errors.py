@@ -6,6 +6,11 @@ from typing import ClassVar, Literal
 Phase = Literal["connect", "head", "body", "silence"]
 
 # What vLLM and TensorRT-LLM say of a prompt that does not fit; Triton of a queue, and of a model that it does not have.
+_OUT_OF_RANGE = re.compile(
+    r"\b(temperature|top_p|top_k|min_p|repetition_penalty|presence_penalty|frequency_penalty|max_tokens|seed|n|speed|steps)"
+    r" (must be [^;\n]{1,80}?)(?:, got.*|[.;]|$)"
+)
+_UNKNOWN = re.compile(r"\bunknown (language|voice)\b", re.IGNORECASE)
 _BAD_GUIDE = re.compile(r"structured.?output|guided.?decoding|json.?schema|grammar", re.IGNORECASE)
 _TOO_LONG = re.compile(
     r"longer than the maximum|maximum (context|model|input|sequence) length|max_(seq|input)_len",
@@ -102,6 +107,10 @@ def failure(message: str, source: str, *, busy: bool = False, absent: bool = Fal
     text = f"{source}: {message}"
     if _TOO_LONG.search(message):
         return ContextExceeded(text)
+    if field := _OUT_OF_RANGE.search(message):
+        return Unsupported(field[1], f"the model says that it {field[2]}")
+    if unknown := _UNKNOWN.search(message):
+        return Unsupported(unknown[1], f"the model does not know this {unknown[1]}")
     if _BAD_GUIDE.search(message):
         return Unsupported("json_schema", "the model cannot keep to this schema; simplify it")
     if busy or _BUSY.search(message):

@@ -85,7 +85,7 @@ async def converse(request: Request, body: ChatRequest, deployment: Deployment) 
         max_tokens=_max_tokens(body, deployment),
         temperature=body.temperature,
         top_p=body.top_p,
-        top_k=body.top_k,
+        top_k=None if body.top_k == -1 else body.top_k,
         min_p=body.min_p,
         repetition_penalty=body.repetition_penalty,
         presence_penalty=body.presence_penalty,
@@ -165,13 +165,21 @@ def _guide(body: ChatRequest, deployment: Deployment) -> tuple[str | None, str |
     """The function that the answer must call, if it is one, and the JSON schema that the engine must keep to."""
     guided = "json_schema" in deployment.sources
     choice, tools = body.tool_choice, body.tools or []
+    form = body.response_format
+    if tools and choice != "none" and form is not None and not isinstance(form, TextFormat):
+        raise InvalidRequest(
+            "'response_format' leaves no room for a call; send it without 'tools', or with 'tool_choice': 'none'.",
+            param="response_format",
+            code="unsupported_parameter",
+        )
     if tools and choice != "none" and deployment.settings.chat.tools == "none":
         raise unsupported("tools", deployment)
     if isinstance(choice, NamedChoice) or choice == "required":
         if not guided:
             raise unsupported("tool_choice", deployment)
         if choice == "required":
-            return None, _text({"type": "array", "minItems": 1, "items": {"anyOf": [_call(tool) for tool in tools]}})
+            calls = {"type": "array", "minItems": 1, "items": {"anyOf": [_call(tool) for tool in tools]}}
+            return None, _text(calls | ({"maxItems": 1} if body.parallel_tool_calls is False else {}))
         for tool in tools:
             if tool.function.name == choice.function.name:
                 return tool.function.name, _text(tool.function.parameters or {"type": "object"})
@@ -180,7 +188,6 @@ def _guide(body: ChatRequest, deployment: Deployment) -> tuple[str | None, str |
             param="tool_choice",
             code="invalid_value",
         )
-    form = body.response_format
     if form is None or isinstance(form, TextFormat):
         return None, None
     if not guided:

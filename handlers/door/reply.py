@@ -33,7 +33,7 @@ def interpreted(interpreter: Interpreter, delta: Delta) -> list[Piece]:
 
 def finish(interpreter: Interpreter, delta: Delta) -> str | None:
     """The finish reason: a model that called a function stopped for that."""
-    return "tool_calls" if delta.finish == "stop" and interpreter.called else delta.finish
+    return "tool_calls" if delta.finish == "stop" and interpreter.called_whole else delta.finish
 
 
 def logprobs(told: list[TokenLogprob] | None) -> list[Logprob]:

@@ -105,7 +105,7 @@ class JsonObjectFormat(Body, tag="json_object", tag_field="type"):
 
 
 class JsonSchema(Body):
-    name: str
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     schema: dict[str, Any] | None = None
     description: str | None = None
     strict: bool | None = None
