@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from store import ledger
@@ -176,7 +177,7 @@ class LoopDriver:
         self._note = checkpoints.note
 
     def transact(self, compose: Callable[[], Script[Answers]], finish: Callable[[Outcome], None]) -> None:
-        self._attempt(compose, finish, asyncio.get_running_loop().time() + PATIENCE, RETRY[0])
+        self._attempt(compose, finish, monotonic() + PATIENCE, RETRY[0])  # the clock of loop.time()
 
     def _attempt(
         self,

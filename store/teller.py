@@ -62,6 +62,7 @@ class Teller:
         self._batch: list[Ask] = []
         self._singly: list[Ask] = []
         self._working = self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def take(self, digest: bytes) -> asyncio.Future[Take]:
         """One token for this digest's key; none if cancelled before its tick. Raises StoreUnavailable."""
@@ -82,7 +83,9 @@ class Teller:
             await asyncio.wait(pending)
 
     def _ask(self, kind: Kind, item: Any) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:  # once: in Python 3.11 it is a system call
+            loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._closed:
             future.set_exception(StoreUnavailable("The store is closed."))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -155,7 +156,7 @@ class Deployment:
         raise Unavailable(f"{self.id}: {self.reason}")
 
     def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self.settings.timeout
+        return monotonic() + self.settings.timeout  # the clock of loop.time()
 
     def _choose(self, tried: list[Replica]) -> Replica | None:
         best = None

@@ -160,7 +160,7 @@ class Request:
     async def run(self, handle: Callable[[], Awaitable[None]]) -> None:
         """Run `handle` to its end, or to the client's, or to its error's; then release, last taken first."""
         connection = self.scope["connection"]
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(connection.loop)
         assert task is not None
         connection.running = self
         refusal: ApiError | None = None

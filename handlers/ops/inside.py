@@ -1,5 +1,6 @@
 """A GET answered by the application itself, without a socket: `conch get PATH`."""
 
+import asyncio
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +14,9 @@ class _NoConnection:
 
     running: Any = None
     body_is_here = True
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
 
     def discard_body(self) -> None:
         """Nothing to discard."""
