@@ -106,8 +106,13 @@ class Request:
         head = self._head(headers or [JSON])
         head.append((b"content-length", b"%d" % len(body)))
         self.started = True
-        await self._emit({"type": "http.response.start", "status": status, "headers": head})
-        await self._emit({"type": "http.response.body", "body": body})
+        connection = self.scope["connection"]
+        connection.hold()  # until the body is there too: one write instead of two
+        try:
+            await self._emit({"type": "http.response.start", "status": status, "headers": head})
+            await self._emit({"type": "http.response.body", "body": body})
+        finally:
+            connection.release()
 
     async def start_stream(self, headers: Headers) -> None:
         """Send the head of an answer whose body comes in pieces."""

@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol, with limits on the head, errors in our shape, and word of a client that leaves."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -17,6 +18,42 @@ class Leavable(Protocol):
     def leave(self) -> None: ...
 
 
+class Cork:
+    """A transport that can hold what is written, so that the head of an answer and its body leave in one write."""
+
+    __slots__ = ("_held", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def hold(self) -> None:
+        """From now on, keep what is written."""
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        """Write what was kept, as one."""
+        held, self._held = self._held, None
+        if held:
+            self._transport.write(b"".join(held))
+
+    def write(self, data: bytes) -> None:
+        """As a transport's."""
+        if self._held is None:
+            self._transport.write(data)
+        else:
+            self._held.append(data)
+
+    def close(self) -> None:
+        """As a transport's: what is kept goes out first."""
+        self.release()
+        self._transport.close()
+
+
 class HeadProtocol(HttpToolsProtocol):
     """One connection. A head over `max_header` bytes is a 431, one unfinished after `header_timeout` seconds a 408.
 
@@ -26,6 +63,9 @@ class HeadProtocol(HttpToolsProtocol):
     max_header = 64 << 10
     header_timeout = 10.0
     linger = 5.0
+
+    hold: Callable[[], None]
+    release: Callable[[], None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -39,7 +79,9 @@ class HeadProtocol(HttpToolsProtocol):
         self._upgrading = b""  # the method of a request that asks for another protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        cork = Cork(transport)
+        self.hold, self.release = cork.hold, cork.release
+        super().connection_made(cork)  # type: ignore[arg-type]
         self._head_timer = self.loop.call_later(self.header_timeout, self._head_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:

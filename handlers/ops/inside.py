@@ -18,6 +18,11 @@ class _NoConnection:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
 
+    def hold(self) -> None:
+        """Nothing is written to a socket."""
+
+    release = hold
+
     def discard_body(self) -> None:
         """Nothing to discard."""
 
