@@ -289,4 +289,4 @@ def test_an_unknown_voice_is_told_the_others(client: OpenAI) -> None:
 
 
 def test_the_model_refuses_what_only_it_knows(wire: Wire, key: str) -> None:
-    assert post(wire, key, language="zz").error(502)["code"] == "upstream_error"
+    assert post(wire, key, language="zz").error(400, "language")["code"] == "unsupported_parameter"

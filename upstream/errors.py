@@ -8,7 +8,7 @@ Phase = Literal["connect", "head", "body", "silence"]
 # What vLLM and TensorRT-LLM say of a prompt that does not fit; Triton of a queue, and of a model that it does not have.
 _OUT_OF_RANGE = re.compile(
     r"\b(temperature|top_p|top_k|min_p|repetition_penalty|presence_penalty|frequency_penalty|max_tokens|seed|n|speed|steps)"
-    r" (must be [^;\n]{1,80}?)(?:, got.*|[.;]|$)"
+    r" (must be [^;\n]{1,80}?)(?:, got.*|\.(?:\s|$)|[;\n]|$)"
 )
 _UNKNOWN = re.compile(r"\bunknown (language|voice)\b", re.IGNORECASE)
 _BAD_GUIDE = re.compile(r"structured.?output|guided.?decoding|json.?schema|grammar", re.IGNORECASE)
@@ -108,7 +108,7 @@ def failure(message: str, source: str, *, busy: bool = False, absent: bool = Fal
     if _TOO_LONG.search(message):
         return ContextExceeded(text)
     if field := _OUT_OF_RANGE.search(message):
-        return Unsupported(field[1], f"the model says that it {field[2]}")
+        return Unsupported(field[1], f"the model says that {field[1]} {field[2]}")
     if unknown := _UNKNOWN.search(message):
         return Unsupported(unknown[1], f"the model does not know this {unknown[1]}")
     if _BAD_GUIDE.search(message):
