@@ -13,7 +13,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from config import Config, ConfigError
+from config import Config, ConfigError, admin_token
 from handlers import (
     chat,
     completions,
@@ -30,7 +30,7 @@ from handlers.door.files import Files
 from handlers.door.gateway import Gateway
 from handlers.door.lifetime import Lifetime
 from handlers.door.wire import Endpoint
-from handlers.ops import health
+from handlers.ops import admin, health
 from store import open_store
 from upstream.fetch import Fetcher
 from upstream.pool import Pool
@@ -61,6 +61,24 @@ OPERATOR: list[tuple[str, str, Handler]] = [
     ("GET", "/healthz", health.healthz),
     ("GET", "/readyz", health.readyz),
 ]
+ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOKEN is set
+    ("GET", "/workspaces", admin.list_workspaces),
+    ("POST", "/workspaces", admin.create_workspace),
+    ("GET", "/workspaces/{name}", admin.show_workspace),
+    ("PATCH", "/workspaces/{name}", admin.set_workspace),
+    ("GET", "/workspaces/{name}/credits", admin.show_credits),
+    ("POST", "/workspaces/{name}/credits", admin.grant_credits),
+    ("GET", "/keys", admin.list_keys),
+    ("POST", "/keys", admin.create_key),
+    ("GET", "/keys/{id}", admin.show_key),
+    ("POST", "/keys/{id}/rotate", admin.rotate_key),
+    ("POST", "/keys/{id}/revoke", admin.revoke_key),
+    ("GET", "/plans", admin.list_plans),
+    ("GET", "/usage", admin.sum_usage),
+    ("GET", "/requests", admin.list_requests),
+    ("GET", "/audit", admin.list_events),
+    ("GET", "/models", admin.list_models),
+]
 SIGNED: tuple[str, str, Handler] = ("GET", "/v1/images/files/{id}", images.show)  # no key: its URL is the right
 
 
@@ -74,6 +92,7 @@ def build(config: Config) -> Lifetime:
         async with contextlib.AsyncExitStack() as stack:
             await store.migrate()
             stack.push_async_callback(store.close)
+            await store.teller.live()
             gateway.store = store
             gateway.files = Files(store, config.store.max_files, gateway.clock)
             gateway.pool = Pool(config.upstreams, config.models)
@@ -100,10 +119,22 @@ def _routes() -> list[Route]:
     flat = [(method, base + path, endpoints[handler]) for base in BASES for method, path, handler in API]
     piped = [(m, f"{base}/{{pipeline}}{path}", endpoints[handler]) for base in BASES for m, path, handler in API]
     by_id = [(MODEL[0], base + MODEL[1], endpoints[MODEL[2]]) for base in BASES]
-    operator = [(method, path, Endpoint(handler, public=True)) for method, path, handler in [*OPERATOR, SIGNED]]
+    operator = [(method, path, Endpoint(handler, gate=None)) for method, path, handler in [*OPERATOR, SIGNED]]
     return [
         Route(path, endpoint, methods=[method], name=endpoint.name)
-        for method, path, endpoint in [*operator, *flat, *piped, *by_id]
+        for method, path, endpoint in [*operator, *_admin(), *flat, *piped, *by_id]
+    ]
+
+
+def _admin() -> list[tuple[str, str, Endpoint]]:
+    """None, where there is no token that opens them."""
+    token = admin_token()
+    if token is None:
+        return []
+    gate = admin.gatekeeper(token)
+    return [
+        (method, f"/admin{path}", Endpoint(handler, gate=gate, headers=admin.HEADERS))
+        for method, path, handler in ADMIN
     ]
 
 

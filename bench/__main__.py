@@ -30,6 +30,7 @@ from bench.targets import BenchError, Target, check, gateway, proxy, static_trit
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 METRICS = ("rate", "cpu", "p50", "p99")
+UNMETERED = "limits and ledger off"
 Samples = dict[str, dict[str, list[Sample]]]  # load → target → one sample per round
 
 
@@ -78,6 +79,7 @@ def run(source: Path, base: str | None, seconds: int, rounds: int) -> Samples:
         upstream = stack.enter_context(static_triton(folder))
         targets = [stack.enter_context(proxy(folder, upstream))]
         targets.append(stack.enter_context(gateway("gateway", source, folder, upstream)))
+        targets.append(stack.enter_context(gateway(UNMETERED, source, folder, upstream, metered=False)))
         if base:
             tree = stack.enter_context(worktree(source, base, folder / "tree"))
             targets.append(stack.enter_context(gateway("base", tree, folder, upstream)))
@@ -128,9 +130,10 @@ def report(samples: Samples) -> str:
             lines.append(f"  {name:30}" + "".join(cells))
             if "stream" in load:
                 lines[-1] += f"   {median(sample.rate for sample in taken) * EVENTS:11,.0f} events/s"
-        if "base" in targets:
-            cells = [f"{'':9}{ratio(targets['gateway'], targets['base'], metric):7.2f}" for metric in METRICS]
-            lines.append(f"  {'gateway ÷ base':30}" + "".join(cells))
+        for name in ("base", UNMETERED):
+            if name in targets:
+                cells = [f"{'':9}{ratio(targets['gateway'], targets[name], metric):7.2f}" for metric in METRICS]
+                lines.append(f"  {f'gateway ÷ {name}':30}" + "".join(cells))
     noisy = sum(
         sample.foreign > FOREIGN_LIMIT for each in samples.values() for taken in each.values() for sample in taken
     )

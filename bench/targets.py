@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ task = "chat"
 upstream = "bench"
 model = "assistant"
 preset = "vllm"
-
+{price}
 [models.chat]
 template = "template.jinja"
 """
@@ -86,8 +86,11 @@ def proxy(folder: Path, upstream: Target) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def gateway(name: str, source: Path, folder: Path, upstream: Target) -> Iterator[Target]:
-    """Conch as it stands in `source`, with its own store in `folder`, one worker, one enterprise key."""
+def gateway(name: str, source: Path, folder: Path, upstream: Target, *, metered: bool = True) -> Iterator[Target]:
+    """Conch as it stands in `source`, with its own store in `folder`, one worker, one enterprise key.
+
+    Metered, its model has a price; else limits and ledger are off.
+    """
     if not (source / "app.py").exists():
         raise BenchError(f"{name}: there is no app.py in that tree.")
     home = folder / name
@@ -95,15 +98,20 @@ def gateway(name: str, source: Path, folder: Path, upstream: Target) -> Iterator
     (home / "template.jinja").write_text(TEMPLATE)
     port = _free_port()
     settings = home / "conch.toml"
-    settings.write_text(GATEWAY.format(port=port, folder=home, upstream=upstream.port))
+    on_credit = metered and (source / "handlers/door/billing.py").exists()  # an older revision has no prices
+    price = 'max_output = 1024\nprice = { input = "0.10", output = "0.40" }\n' if on_credit else ""
+    settings.write_text(GATEWAY.format(port=port, folder=home, upstream=upstream.port, price=price))
 
-    def command(*words: str) -> list[str]:
-        return [sys.executable, "app.py", *words, "--config", str(settings)]
+    def command(*words: str, program: Sequence[str] = ("app.py",)) -> list[str]:
+        return [sys.executable, *program, *words, "--config", str(settings)]
 
     _ask(command("migrate"), source)
     _ask(command("workspaces", "create", "bench", "--plan", "enterprise"), source)
     key = json.loads(_ask(command("keys", "create", "--workspace", "bench", "--json"), source))["key"]
-    with _process(command("serve"), source, home / "log", SYSTEM_CORE) as process:
+    if on_credit:
+        _ask(command("credits", "grant", "bench", "1000000"), source)
+    program = ("app.py",) if metered else ("-m", "bench.unmetered")
+    with _process(command("serve", program=program), source, home / "log", SYSTEM_CORE) as process:
         target = Target(name, process.pid, port, "/v1/chat/completions", "/v1/chat/completions", key)
         _await_ready(process, port, home / "log", "/readyz")
         yield target

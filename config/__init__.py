@@ -4,6 +4,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard
 
@@ -34,6 +35,8 @@ FILES = (  # that a [[models]] entry names
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)")
+_DOLLARS = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
+NANO = 1_000_000_000  # nano-dollars of a dollar
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -51,6 +54,10 @@ class Period(Duration):
 
 class Size(int):
     """Bytes; written as "512B", "64KiB", "16MiB", "1GiB"."""
+
+
+class Dollars(int):
+    """Nano-dollars; written in dollars as a text, "0.10"."""
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -84,6 +91,7 @@ class Store(Section, frozen=True):
 
     url: str = "sqlite:var/conch.db"
     max_files: Size = Size(256 << 20)  # of pictures that are kept an hour for their URLs
+    when_down: Literal["closed", "open"] = "closed"  # open: keys seen within a minute pass, except where credits count
 
 
 class Responses(Section, frozen=True):
@@ -92,16 +100,32 @@ class Responses(Section, frozen=True):
     retention: Period = Period(30 * 86400)
 
 
+class Idempotency(Section, frozen=True):
+    """[idempotency]: how long an answer is kept for its Idempotency-Key, and how large it may be."""
+
+    retention: Period = Period(86400)
+    max_body: Size = Size(1 << 20)
+
+
+class Credits(Section, frozen=True):
+    """[credits]: where who has too few gets more."""
+
+    topup_url: str | None = None
+
+
 class Plan(Section, frozen=True):
     """[plans.NAME]: requests per minute of a key that asks for none, and the most that one may ask for.
 
-    What the file says of a plan that Conch has lies over that.
+    `concurrency`: requests of a workspace at once; `spend_limit`: its dollars per calendar month, unless it has its
+    own. What the file says of a plan that Conch has lies over that.
     """
 
     default: PerMinute = 0
     ceiling: PerMinute = 0
     burst: Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_MINUTE)] | None = None
     keys: bool = True
+    concurrency: Positive | None = None
+    spend_limit: Dollars | None = None
 
 
 PLANS: dict[str, Plan] = {
@@ -214,6 +238,20 @@ class Transcription(Section, frozen=True):
     translates: bool = False
 
 
+class Price(Section, frozen=True):
+    """[models.price]: dollars per million tokens or characters, per image, per second of sound.
+
+    `cached_input`: of the input tokens that the model had in its cache already; without it they cost as the others.
+    """
+
+    input: Dollars = Dollars(0)
+    cached_input: Dollars | None = None
+    output: Dollars = Dollars(0)
+    characters: Dollars = Dollars(0)
+    images: Dollars = Dollars(0)
+    seconds: Dollars = Dollars(0)
+
+
 class Model(Section, frozen=True):
     """[[models]]: an id of the API bound to a model of a Triton repository."""
 
@@ -226,7 +264,9 @@ class Model(Section, frozen=True):
     preset: str | None = None
     transport: Literal["generate", "infer", "grpc"] = "generate"
     timeout: Period = Period(300)
+    context: Positive | None = None  # tokens of prompt and answer together
     max_output: Positive | None = None
+    price: Price | None = None  # free without one
     workspaces: list[Name] = msgspec.field(default_factory=lambda: ["*"])
     owned_by: str = "conch"
     chat: Chat = Chat()
@@ -253,6 +293,8 @@ class Config(Section, frozen=True):
     server: Server = Server()
     store: Store = Store()
     responses: Responses = Responses()
+    idempotency: Idempotency = Idempotency()
+    credits: Credits = Credits()
     plans: dict[str, Plan] = {}
     upstreams: dict[str, Upstream] = {}
     models: list[Model] = []
@@ -298,6 +340,11 @@ def load(path: str | Path | None = None, env: str | None = None, variables: Mapp
 def api_key(variables: Mapping[str, str] | None = None) -> str | None:
     """CONCH_API_KEY, the key that `conch get` asks with."""
     return (os.environ if variables is None else variables).get("CONCH_API_KEY")
+
+
+def admin_token(variables: Mapping[str, str] | None = None) -> str | None:
+    """CONCH_ADMIN_TOKEN, which opens /admin; None when it is not set, or empty."""
+    return (os.environ if variables is None else variables).get("CONCH_ADMIN_TOKEN", "").strip() or None
 
 
 def _over(under: dict[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,7 +407,11 @@ def _placed(table: Any, path: tuple[str, ...], folder: Path) -> Any:
 
 
 def _read(kind: type, value: Any) -> Any:
-    """msgspec's hook for Duration, Period and Size."""
+    """msgspec's hook for Duration, Period, Size and Dollars."""
+    if kind is Dollars:
+        if not isinstance(value, str) or _DOLLARS.fullmatch(value) is None:
+            raise ValueError(f'Expected dollars as a text such as "0.10", got {value!r}')
+        return Dollars(Decimal(value) * NANO)
     pattern, units, most, example = (
         (_SIZE, _BYTES, LARGEST, '"16MiB"') if kind is Size else (_DURATION, _SECONDS, LONGEST, '"30s"')
     )

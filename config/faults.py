@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from config import Config
+    from config import Config, Model
 
+PRICED = {
+    "chat": ("input", "cached_input", "output"),
+    "embedding": ("input",),
+    "rerank": ("input",),
+    "image": ("images",),
+    "speech": ("characters",),
+    "transcription": ("seconds",),
+}
 RESERVED_SEGMENTS = frozenset(
     {"models", "chat", "completions", "responses", "embeddings", "images", "audio", "rerank", "metrics", "admin"}
 )
@@ -52,6 +60,30 @@ def _of_models(config: "Config") -> Iterator[str]:
             if name in names or name == "default":
                 yield f"model {model.id!r}: the name {name!r} is taken; every id and alias is used once."
             names.add(name)
+        for fault in _of_price(model):
+            yield f"model {model.id!r}: {fault}"
+
+
+def _of_price(model: "Model") -> Iterator[str]:
+    """What a price needs: units that the task has, counts to charge by, and a bound to hold credits by."""
+    price = model.price
+    if price is None:
+        return
+    for unit in price.__struct_fields__:
+        if getattr(price, unit) and unit not in PRICED[model.task]:
+            yield f"price.{unit} is not for {model.task}; use {', '.join(PRICED[model.task])}."
+    if model.task == "chat":
+        if model.max_output is None:
+            yield "a model with a price needs max_output: it bounds what a request can cost."
+        if price.cached_input is not None and "cached_tokens" not in model.outputs:
+            yield "price.cached_input needs cached_tokens in [models.out]."
+        for unit, count in (("input", "prompt_tokens"), ("output", "completion_tokens")):
+            if getattr(price, unit) and count not in model.outputs:
+                yield f"price.{unit} needs {count} in [models.out]: nothing else tells what to charge."
+    elif model.task in ("embedding", "rerank") and price.input:
+        settings = model.embedding if model.task == "embedding" else model.rerank
+        if settings.tokenizer is None and "prompt_tokens" not in model.outputs:
+            yield "price.input needs prompt_tokens in [models.out], or a tokenizer: nothing else tells what to charge."
 
 
 def _of_pipelines(config: "Config") -> Iterator[str]:

@@ -35,7 +35,7 @@ async def create(request: Request, body: ChatRequest) -> ChatCompletion | Stream
     deployment = await reach(request, body.model, "chat")
     generation, interpret = await converse(request, body, deployment)
     started = time.perf_counter()
-    answer = await opened(request, deployment.open(generation), stream=generation.stream)
+    answer = await opened(request, deployment, generation)
     choices = range(body.n or 1)
     interpreters = [interpret() for _ in choices] if interpret is not None else None
     id, created = fresh("chatcmpl-"), int(time.time())

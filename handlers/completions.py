@@ -34,7 +34,7 @@ async def create(request: Request, body: CompletionRequest) -> Completion | Stre
     request.renamed = _renamed
     generations = _generations(request, body, deployment)
     started = time.perf_counter()
-    answer = await opened(request, deployment.open_each(generations), stream=bool(body.stream))
+    answer = await opened(request, deployment, *generations)
     choices = [_Choice(index, body, generations) for index in range(len(generations) * (body.n or 1))]
     head = Completion(fresh("cmpl-"), int(time.time()), deployment.id, [])
     if body.stream:

@@ -6,6 +6,7 @@ import msgspec
 import orjson
 
 from handlers.door.admission import reach
+from handlers.door.billing import Units, hold
 from handlers.door.conversation import check_extra
 from handlers.door.errors import InvalidRequest
 from handlers.door.lifetime import Request
@@ -20,16 +21,25 @@ async def create(request: Request, body: EmbeddingRequest) -> EmbeddingList:
     deployment = await reach(request, body.model, "embedding")
     check_extra(request, deployment.sources)
     inputs = _inputs(body.input)
+    await hold(request, deployment.id, _most(inputs, request.gateway.models[deployment.id].embedding.prefix))
     try:
         vectors = await embed(deployment, inputs, body.dimensions, request.extra)
     except TooLong as error:
         raise _too_long(body.input, error) from error
     request.upstream_seconds = vectors.seconds
+    request.used = lambda: Units(input_tokens=vectors.prompt_tokens)
     rows: list[list[float] | bytes] = [*vectors.rows]  # the encoder writes bytes as base64
     if body.encoding_format != "base64":
         rows = await in_bulk(lambda: _numbers(vectors.rows), sum(map(len, vectors.rows)))
     data = [Embedding(index, row) for index, row in enumerate(rows)]
     return EmbeddingList(data, deployment.id, EmbeddingUsage(vectors.prompt_tokens, vectors.prompt_tokens))
+
+
+def _most(inputs: list[str] | list[list[int]], prefix: str) -> Units:
+    """What they can take: a token has a byte or more, and each input two tokens of its own."""
+    added = len(prefix.encode()) + 2
+    sizes = (len(each.encode()) + added if isinstance(each, str) else len(each) for each in inputs)
+    return Units(input_tokens=sum(sizes))
 
 
 def _inputs(given: str | list[str | int | list[int]]) -> list[str] | list[list[int]]:

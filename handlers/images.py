@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from handlers.door.admission import reach
+from handlers.door.billing import Units, hold
 from handlers.door.conversation import check_extra, unsupported
 from handlers.door.errors import InvalidRequest
 from handlers.door.files import origin
@@ -45,11 +46,13 @@ async def create(
     """Have the deployment that `model` names draw what the prompt says."""
     deployment = await reach(request, body.model, "image")
     job = _job(request, body, deployment)
-    created = int(time.time())
+    created, n = int(time.time()), body.n or 1
+    await hold(request, deployment.id, Units(images=n))
     if body.stream:
         request.keep_alive(EVENT_STREAM)  # drawing takes its time
-    drawing = Drawing(deployment, job, body.n or 1)
+    drawing = Drawing(deployment, job, n)
     request.on_end(drawing.close)
+    request.used = lambda: Units(images=drawing.made)
     drawn = _drawn(request, body, drawing)
     if body.stream:
         return Stream(_events(body, drawn, created))

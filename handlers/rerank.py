@@ -1,6 +1,7 @@
 """POST /rerank: documents by their relevance to a query."""
 
 from handlers.door.admission import reach
+from handlers.door.billing import Units, hold
 from handlers.door.conversation import check_extra
 from handlers.door.errors import InvalidRequest
 from handlers.door.lifetime import Request
@@ -15,6 +16,8 @@ async def create(request: Request, body: RerankRequest) -> Reranking:
     deployment = await reach(request, body.model, "rerank")
     check_extra(request, deployment.sources)
     name, documents = _documents(body)
+    query = len(body.query.encode()) + 4  # a token has a byte or more, and each pair some of its own
+    await hold(request, deployment.id, Units(input_tokens=sum(query + len(each.encode()) for each in documents)))
     try:
         ranking = await rank(deployment, body.query, documents, request.extra)
     except TooLong as error:
@@ -26,6 +29,7 @@ async def create(request: Request, body: RerankRequest) -> Reranking:
             code="context_length_exceeded",
         ) from error
     request.upstream_seconds = ranking.seconds
+    request.used = lambda: Units(input_tokens=ranking.prompt_tokens)
     best = sorted(range(len(documents)), key=lambda index: -ranking.scores[index])[: body.top_n]
     results = [RerankResult(index, ranking.scores[index], ranking.scores[index]) for index in best]
     if body.return_documents:

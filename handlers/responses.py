@@ -29,6 +29,7 @@ from handlers.door.schemas.responses import (
     FunctionChoice,
     FunctionTool,
     IncompleteDetails,
+    InputDetails,
     Item,
     ItemList,
     ItemsQuery,
@@ -69,7 +70,7 @@ async def create(request: Request, body: ResponseRequest) -> Response | Stream[R
     generation, interpret = await converse(request, _as_chat(body, conversation.messages), deployment)
     run = _Run(request, _response(body, deployment), items, interpret() if interpret is not None else None)
     started = time.perf_counter()
-    answer = await opened(request, deployment.open(generation), stream=generation.stream)
+    answer = await opened(request, deployment, generation)
     if body.stream:
         request.error_frames = run.fail
         return Stream(_frames(request, answer, started, run), lambda: run.pending)
@@ -327,4 +328,7 @@ def _response(body: ResponseRequest, deployment: Deployment) -> Response:
 
 def _usage(counted: Usage) -> ResponseUsage | None:
     told = usage(counted)
-    return None if told is None else ResponseUsage(told.prompt_tokens, told.completion_tokens, told.total_tokens)
+    if told is None:
+        return None
+    details = InputDetails(counted.cached_tokens or 0)
+    return ResponseUsage(told.prompt_tokens, told.completion_tokens, told.total_tokens, details)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from config import Speech as Settings
 from handlers.door.admission import reach
+from handlers.door.billing import Units, hold
 from handlers.door.conversation import check_extra, unsupported
 from handlers.door.errors import InvalidRequest
 from handlers.door.lifetime import Request
@@ -53,6 +54,9 @@ async def create(request: Request, body: SpeechRequest) -> ByteStream | Stream[S
     format = body.response_format or "mp3"
     speech = Speech(deployment, job, format, tempo=1.0 if bound else speed or 1.0)
     request.on_end(speech.close)
+    spoken = Units(characters=len(body.input))
+    await hold(request, deployment.id, spoken)
+    request.used = lambda: spoken if speech.seconds else Units()
     if body.stream_format == "sse":
         return Stream(_frames(request, speech), lambda: _frame(SpeechAudioDone(Duration(round(speech.seconds, 3)))))
     return ByteStream(_pieces(request, speech), [(b"content-type", FORMATS[format].content_type.encode())])

@@ -2,10 +2,12 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 
 from handlers.door.admission import reach
+from handlers.door.billing import Units, hold
 from handlers.door.conversation import check_extra, unsupported
 from handlers.door.errors import InvalidRequest
 from handlers.door.lifetime import Request
@@ -129,7 +131,9 @@ async def _begin(
         recording = await asyncio.to_thread(lambda: Recording(body.file.open()))
     except MediaError as error:
         raise _unreadable(error) from error
-    return Transcript(deployment, recording, job), round(recording.seconds, 3)
+    seconds = round(recording.seconds, 3)
+    await hold(request, deployment.id, Units(milliseconds=round(seconds * 1000)))
+    return Transcript(deployment, recording, job), seconds
 
 
 async def _pieces(request: Request, transcript: Transcript) -> AsyncGenerator[Heard, None]:
@@ -137,10 +141,16 @@ async def _pieces(request: Request, transcript: Transcript) -> AsyncGenerator[He
         async with aclosing(transcript.pieces()) as pieces:
             async for piece in pieces:
                 request.upstream_seconds = transcript.upstream_seconds
+                request.used = _sound(piece.end)
                 yield piece
     except MediaError as error:
         raise _unreadable(error) from error
     request.upstream_seconds = transcript.upstream_seconds
+    request.used = _sound(transcript.seconds)  # silence has no pieces
+
+
+def _sound(seconds: float) -> Callable[[], Units]:
+    return partial(Units, milliseconds=round(seconds * 1000))
 
 
 class _Deltas:

@@ -7,6 +7,7 @@ Standard library only, for a bare Python 3.11: it runs before anything is instal
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,10 +53,27 @@ def system_packages(purpose: str) -> None:
         )
     say(f"installing system packages: {' '.join(missing)}")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for line in (["apt-get", "update"], install_line):
-        done = subprocess.run(line, check=False, env=quiet, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"setup: {shlex.join(line)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    with no_new_cluster() if "postgresql" in missing else contextlib.nullcontext():
+        for line in (["apt-get", "update"], install_line):
+            done = subprocess.run(
+                line, check=False, env=quiet, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            )
+            if done.returncode:
+                sys.exit(f"setup: {shlex.join(line)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+@contextlib.contextmanager
+def no_new_cluster() -> Iterator[None]:
+    """Debian's postgresql would make a database and start it, from then on at each boot; the tests make their own."""
+    setting = Path("/etc/postgresql-common/createcluster.d/conch.conf")
+    setting.parent.mkdir(parents=True, exist_ok=True)
+    setting.write_text("create_main_cluster = false\n")
+    try:
+        yield
+    finally:
+        setting.unlink()
+        with contextlib.suppress(OSError):  # it holds settings of others
+            setting.parent.rmdir()
 
 
 def missing_packages(purpose: str) -> list[str]:
@@ -66,6 +85,8 @@ def missing_packages(purpose: str) -> list[str]:
         missing.append(f"libpython{VERSION}")  # Triton's Python stub links it; python3 alone lacks it
     if purpose == "test" and not which_system("curl"):
         missing.append("curl")  # the README's lines are run as they stand
+    if purpose == "test" and not postgres_programs():
+        missing.append("postgresql")
     if purpose == "bench":
         missing += [name for name in ("nginx", "wrk") if not which_system(name)]
     return missing
@@ -76,6 +97,14 @@ def has_libpython() -> bool:
     name = f"libpython{VERSION}.so.1.0"
     folders = [sysconfig.get_config_var("LIBDIR"), f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"]
     return any((Path(str(folder)) / name).exists() for folder in folders)
+
+
+def postgres_programs() -> Path | None:
+    """The folder of the newest PostgreSQL server's programs, which Debian keeps off every PATH."""
+    folders = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
+    if not folders and (found := which_system("postgres")):
+        folders = [Path(found).resolve().parent]
+    return max(folders, key=lambda folder: int(folder.parent.name) if folder.parent.name.isdigit() else 0, default=None)
 
 
 def which_system(program: str) -> str | None:

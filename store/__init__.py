@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from store.ledger import Judge, Script
+from store.buckets import Judge
+from store.script import Script
 from store.teller import Clock, Teller
 
 __all__ = ["Clock", "Store", "open_store"]
@@ -31,13 +32,19 @@ class Store(Protocol):
 
 
 def open_store(url: str, judge: Judge, *, clock: Callable[[], int] | None = None, synchronous: str = "normal") -> Store:
-    """The store at `sqlite:PATH`. "full" makes each take survive a power loss. Raises ValueError."""
-    scheme, _, path = url.partition(":")
-    if scheme != "sqlite" or not path.removeprefix("//"):
-        raise ValueError(f"Unsupported store URL {url!r}: use sqlite:PATH.")
+    """The store at `sqlite:PATH` or `postgresql://…`; a `clock` that is a Clock follows that of PostgreSQL's server.
+
+    "full" makes each take survive a power loss, on SQLite; PostgreSQL has its own setting. Raises ValueError.
+    """
+    scheme, _, rest = url.partition(":")
     if synchronous not in ("normal", "full"):
         raise ValueError(f"Unsupported synchronous setting {synchronous!r}: use normal or full.")
+    if scheme == "sqlite" and (path := rest.removeprefix("//")):
+        from store.sqlite import SqliteStore
 
-    from store.sqlite import SqliteStore
+        return SqliteStore(Path(path), judge, clock or Clock(), synchronous)
+    if scheme in ("postgresql", "postgres") and rest.startswith("//"):
+        from store.postgres import PostgresStore
 
-    return SqliteStore(Path(path.removeprefix("//")), judge, clock or Clock(), synchronous)
+        return PostgresStore(url, judge, clock or Clock())
+    raise ValueError("Unsupported store URL: use sqlite:PATH or postgresql://USER:PASSWORD@HOST:PORT/DATABASE.")

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from store.ledger import Script, Statement
 from store.records import File, Full, NotFound
+from store.script import Script, Statement
 
 
 def keep(files: Sequence[File], *, limit: int, now: int) -> Script[None]:

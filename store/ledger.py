@@ -1,131 +1,38 @@
-"""Every question to the store and every change of it, each beside its SQL, the same for every database.
+"""Workspaces, keys, their audit and the schema: every question and change as a script, each beside its SQL.
 
-A function here is a script: a generator that yields Statements, is sent their rows, and returns its result;
-a driver runs it as one transaction and rolls back what raised. A change writes first and reads after, so that
-it holds its lock or row from the start, and adds its audit event in the same transaction.
+A change adds its audit event in the same transaction.
 """
 
 import hashlib
 import re
 import secrets
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from store.records import Authority, Budget, Conflict, Event, Key, NotFound, Take, Workspace
-
-T = TypeVar("T")
-Row: TypeAlias = Sequence[Any]
-
-
-class Statement(NamedTuple):
-    """SQL and the values of its $1, $2, …"""
-
-    sql: str
-    params: tuple[Any, ...] = ()
-
-
-Script: TypeAlias = Generator[Statement, Sequence[Row], T]
-Judge: TypeAlias = Callable[[Authority, int], Budget | None]
+from store.records import Conflict, Event, Key, NotFound, Workspace
+from store.script import Row, Script, Statement, identify
 
 KEY = (
     "k.id, k.workspace, k.name, k.prefix, k.pipeline, k.per_minute, k.models, k.bucket, "
-    "k.created_at, k.expires_at, k.revoked_at, k.rotated_from_id"
+    "k.created_at, k.expires_at, k.revoked_at, k.rotated_from_id, k.last_used_at"
 )
 KEY_RETURNED = KEY.replace("k.", "")
 WORKSPACE = "name, plan, ceiling, created_at"
 EVENT = "id, at, actor, action, subject, details"
 
 
-def _key(row: Row) -> Key:
+def read_key(row: Row) -> Key:
+    """The key in the columns KEY."""
     models = row[6] if row[6] is None else msgspec.json.decode(row[6])
-    return Key(*(*row[:6], models, *row[7:12]))
+    return Key(*(*row[:6], models, *row[7:13]))
 
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _identify(kind: str, now: int) -> str:
-    """A unique id; ids sort by the time they were made."""
-    return f"{kind}_{now:014x}{secrets.token_hex(5)}"
-
-
-# Tokens -------------------------------------------------------------------------------------------
-
-TOKEN = 60_000_000
-"""Parts of a token, as many as a minute has µs: a budget of b per minute refills b parts each µs, exactly."""
-
-AUTHORITY = f"""
-SELECT {KEY}, w.name, w.plan, w.ceiling, w.created_at
-FROM keys AS k JOIN workspaces AS w ON w.name = k.workspace WHERE k.digest = $1
-"""
-
-_now, _capacity, _rate, _wanted = (f"CAST(${n} AS bigint)" for n in (2, 3, 4, 5))
-_raised = f"CASE WHEN {_capacity} > capacity THEN {_capacity} - capacity ELSE 0 END"
-_refilled = f"""CASE WHEN {_now} <= at THEN 0
-    WHEN {_now} - at > {_capacity} / {_rate} THEN {_capacity} ELSE ({_now} - at) * {_rate} END"""
-_grown = f"tokens + ({_raised}) + ({_refilled})"
-_held = f"(CASE WHEN {_grown} > {_capacity} THEN {_capacity} ELSE {_grown} END)"
-_cost = f"{_wanted} * {TOKEN}"
-
-TAKE = f"""
-UPDATE buckets SET
-    granted = CASE WHEN {_held} >= {_cost} THEN {_wanted} ELSE {_held} / {TOKEN} END,
-    tokens = CASE WHEN {_held} >= {_cost} THEN {_held} - {_cost} ELSE {_held} % {TOKEN} END,
-    capacity = {_capacity},
-    at = CASE WHEN {_now} > at THEN {_now} ELSE at END
-WHERE id = $1 RETURNING granted, tokens, at
-"""
-"""A new bucket has capacity 0: its first take raises it to its budget, which fills it. Dividing before
-multiplying keeps a long idle time within 64 bits. The repetition is the price of exactness: PostgreSQL's READ
-COMMITTED looks again at the row that an UPDATE waited for, but not at a subquery."""
-
-
-def take(judge: Judge, digests: Sequence[bytes], now: int) -> Script[list[Take]]:
-    """One token for each of `digests`, answered in their order, those for one key as if one after the other.
-
-    `judge` says what the authority, as it stands in this transaction, may use, or None to refuse it.
-    """
-    answers: dict[bytes, Iterator[Take]] = {}
-    admitted: list[tuple[str, bytes, Authority, Budget]] = []
-    waiting = Counter(digests)
-    for digest in waiting:
-        authority = None
-        for row in (yield Statement(AUTHORITY, (digest,))):
-            authority = Authority(_key(row), Workspace(*row[12:]))
-        budget = authority and judge(authority, now)
-        if authority and budget:
-            admitted.append((authority.key.bucket, digest, authority, budget))
-        else:
-            answers[digest] = repeat(Take(authority))
-    # In bucket order, so that two machines never wait for each other's rows.
-    for bucket, digest, authority, budget in sorted(admitted, key=lambda each: each[:2]):
-        wanted, rate = waiting[digest], budget.per_minute
-        ((granted, tokens, at),) = yield Statement(TAKE, (bucket, now, budget.burst * TOKEN, rate, wanted))
-        answers[digest] = _takes(authority, budget, wanted, granted, tokens, at, now)
-    return [next(answers[digest]) for digest in digests]
-
-
-def _takes(
-    authority: Authority, budget: Budget, wanted: int, granted: int, tokens: int, at: int, now: int
-) -> Iterator[Take]:
-    """The answers to `wanted` requests of which `granted` passed and left `tokens` at time `at`."""
-    capacity, rate = budget.burst * TOKEN, budget.per_minute
-    for turn in range(1, wanted + 1):
-        left = tokens + max(granted - turn, 0) * TOKEN
-        reset = _ceil(at + _ceil(capacity - left, rate), 1_000_000)
-        wait = 0 if turn <= granted else max(1, _ceil(at - now + _ceil(TOKEN - left, rate), 1_000_000))
-        yield Take(authority, budget, turn <= granted, left // TOKEN, reset, wait)
-
-
-def _ceil(dividend: int, divisor: int) -> int:
-    return -(-dividend // divisor)
 
 
 # Workspaces ---------------------------------------------------------------------------------------
@@ -140,15 +47,24 @@ def create_workspace(name: str, plan: str, ceiling: int | None = None, *, by: st
     )
     if not rows:
         raise Conflict(f"Workspace {name!r} exists already.")
-    yield _event("workspace.create", name, {"plan": plan, "ceiling": ceiling}, by, now)
+    yield Statement("INSERT INTO accounts (workspace) VALUES ($1)", (name,))
+    yield Statement("INSERT INTO places (workspace) VALUES ($1)", (name,))
+    yield event("workspace.create", name, {"plan": plan, "ceiling": ceiling}, by, now)
     return Workspace(*rows[0])
 
 
 def set_workspace(
-    name: str, *, plan: str | UnsetType = UNSET, ceiling: int | UnsetType | None = UNSET, by: str, now: int
+    name: str,
+    *,
+    plan: str | UnsetType = UNSET,
+    ceiling: int | UnsetType | None = UNSET,
+    spend_limit: int | UnsetType | None = UNSET,
+    by: str,
+    now: int,
 ) -> Script[Workspace]:
-    """Changes what is given; a ceiling of None clears it. Acts on the next take. Raises NotFound."""
-    given = {field: value for field, value in (("plan", plan), ("ceiling", ceiling)) if value is not UNSET}
+    """Changes what is given; a ceiling or spend limit of None clears it. Acts on the next take. Raises NotFound."""
+    fields = (("plan", plan), ("ceiling", ceiling), ("spend_limit", spend_limit))
+    given = {field: value for field, value in fields if value is not UNSET}
     rows = yield Statement(
         "UPDATE workspaces SET plan = COALESCE(CAST($2 AS text), plan), "
         "ceiling = CASE WHEN CAST($3 AS bigint) = 1 THEN CAST($4 AS bigint) ELSE ceiling END "
@@ -156,8 +72,12 @@ def set_workspace(
         (name, given.get("plan"), int("ceiling" in given), given.get("ceiling")),
     )
     if not rows:
-        raise _no_workspace(name)
-    yield _event("workspace.set", name, given, by, now)
+        raise no_workspace(name)
+    if "spend_limit" in given:
+        yield Statement(
+            "UPDATE accounts SET spend_limit = CAST($2 AS bigint) WHERE workspace = $1", (name, spend_limit)
+        )
+    yield event("workspace.set", name, given, by, now)
     return Workspace(*rows[0])
 
 
@@ -165,7 +85,7 @@ def get_workspace(name: str) -> Script[Workspace]:
     """Raises NotFound."""
     rows = yield Statement(f"SELECT {WORKSPACE} FROM workspaces WHERE name = $1", (name,))
     if not rows:
-        raise _no_workspace(name)
+        raise no_workspace(name)
     return Workspace(*rows[0])
 
 
@@ -178,7 +98,8 @@ def list_workspaces(*, after: str = "", limit: int = 100) -> Script[list[Workspa
     return [Workspace(*row) for row in rows]
 
 
-def _no_workspace(name: str) -> NotFound:
+def no_workspace(name: str) -> NotFound:
+    """Of a name that no workspace has."""
     return NotFound(f"There is no workspace {name!r}.")
 
 
@@ -221,7 +142,7 @@ def create_key(
     now: int,
 ) -> Script[Key]:
     """A key with a bucket of its own. Raises NotFound. Plan, limit and pipeline are the caller's to check."""
-    key_id = _identify("key", now)
+    key_id = identify("key", now)
     models_json = None if models is None else _json(models)
     yield Statement(
         "INSERT INTO buckets (id, tokens, capacity, granted, at) VALUES ($1, 0, 0, 0, CAST($2 AS bigint))",
@@ -229,7 +150,7 @@ def create_key(
     )
     rows = yield Statement(
         f"{_INSERT_KEY} SELECT $1, name, $3, $4, CAST($5 AS text), CAST($6 AS bigint), CAST($7 AS text), $1, "
-        "CAST($8 AS bigint), CAST($9 AS bigint), NULL, NULL, $10 "
+        "CAST($8 AS bigint), CAST($9 AS bigint), NULL, NULL, NULL, $10 "
         f"FROM workspaces WHERE name = $2 RETURNING {KEY_RETURNED}",
         (
             key_id, workspace, name, minted.prefix, pipeline, limit, models_json,
@@ -237,9 +158,9 @@ def create_key(
         ),
     )  # fmt: skip
     if not rows:
-        raise _no_workspace(workspace)
-    key = _key(rows[0])
-    yield _event("key.create", key_id, _described(key), by, now)
+        raise no_workspace(workspace)
+    key = read_key(rows[0])
+    yield event("key.create", key_id, _described(key), by, now)
     return key
 
 
@@ -250,9 +171,9 @@ def rotate_key(id: str, minted: Minted, *, grace: int, by: str, now: int) -> Scr
     """
     rows = yield Statement(
         f"{_INSERT_KEY} SELECT $2, workspace, name, $3, pipeline, per_minute, models, bucket, "
-        "CAST($4 AS bigint), expires_at, NULL, id, $5 "
+        "CAST($4 AS bigint), expires_at, NULL, id, NULL, $5 "
         f"FROM keys WHERE id = $1 RETURNING {KEY_RETURNED}",
-        (id, _identify("key", now), minted.prefix, now, minted.digest),
+        (id, identify("key", now), minted.prefix, now, minted.digest),
     )
     if not rows:
         raise _no_key(id)
@@ -265,9 +186,9 @@ def rotate_key(id: str, minted: Minted, *, grace: int, by: str, now: int) -> Scr
     )
     if not retired:
         raise Conflict(f"Key {id!r} is revoked or expired: create a new key instead.")
-    key = _key(rows[0])
+    key = read_key(rows[0])
     details = {"successor": key.id, "prefix": key.prefix, "expires_at": retired[0][0]}
-    yield _event("key.rotate", id, details, by, now)
+    yield event("key.rotate", id, details, by, now)
     return key
 
 
@@ -279,9 +200,9 @@ def revoke_key(id: str, *, by: str, now: int) -> Script[Key]:
     )
     if not rows:
         raise _no_key(id)
-    key = _key(rows[0])
+    key = read_key(rows[0])
     if key.revoked_at == now:
-        yield _event("key.revoke", id, {"workspace": key.workspace, "prefix": key.prefix}, by, now)
+        yield event("key.revoke", id, {"workspace": key.workspace, "prefix": key.prefix}, by, now)
     return key
 
 
@@ -290,7 +211,7 @@ def get_key(id: str) -> Script[Key]:
     rows = yield Statement(f"SELECT {KEY} FROM keys AS k WHERE id = $1", (id,))
     if not rows:
         raise _no_key(id)
-    return _key(rows[0])
+    return read_key(rows[0])
 
 
 def list_keys(workspace: str | None = None, *, after: str = "", limit: int = 100) -> Script[list[Key]]:
@@ -300,7 +221,7 @@ def list_keys(workspace: str | None = None, *, after: str = "", limit: int = 100
         f"SELECT {KEY} FROM keys AS k WHERE {within} id > $1 ORDER BY id LIMIT CAST($2 AS bigint)",
         (after, limit, *named),
     )
-    return [_key(row) for row in rows]
+    return [read_key(row) for row in rows]
 
 
 def _no_key(id: str) -> NotFound:
@@ -308,17 +229,18 @@ def _no_key(id: str) -> NotFound:
 
 
 def _described(key: Key) -> dict[str, Any]:
-    hidden = ("id", "bucket", "created_at", "revoked_at", "rotated_from_id")
+    hidden = ("id", "bucket", "created_at", "revoked_at", "rotated_from_id", "last_used_at")
     return {field: value for field, value in msgspec.structs.asdict(key).items() if field not in hidden}
 
 
 # Audit --------------------------------------------------------------------------------------------
 
 
-def _event(action: str, subject: str, details: dict[str, Any], by: str, now: int) -> Statement:
+def event(action: str, subject: str, details: dict[str, Any], by: str, now: int) -> Statement:
+    """The audit's line for a change."""
     return Statement(
         f"INSERT INTO audit ({EVENT}) VALUES ($1, CAST($2 AS bigint), $3, $4, $5, $6)",
-        (_identify("evt", now), now, by, action, subject, _json(details)),
+        (identify("evt", now), now, by, action, subject, _json(details)),
     )
 
 

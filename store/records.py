@@ -17,7 +17,8 @@ class Workspace(msgspec.Struct, frozen=True):
 class Key(msgspec.Struct, frozen=True):
     """An API key without its secret, of which `prefix` is the start, for display.
 
-    `limit` is requests per minute, `models` an allow-list, `bucket` shared by a key and its successors.
+    `limit` is requests per minute, `models` an allow-list, `bucket` shared by a key and its successors;
+    `last_used_at` is some seconds late.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Key(msgspec.Struct, frozen=True):
     expires_at: int | None
     revoked_at: int | None
     rotated_from_id: str | None
+    last_used_at: int | None
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -42,18 +44,23 @@ class Authority(msgspec.Struct, frozen=True):
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What a key may use: `per_minute` requests refill a bucket of `burst` evenly; both at least 1."""
+    """What a key may use: `per_minute` requests refill a bucket of `burst` evenly; both at least 1.
+
+    `concurrency`: how many requests of its workspace may run at once; None: any number.
+    """
 
     per_minute: int
     burst: int
+    concurrency: int | None = None
 
 
 class Take(msgspec.Struct, frozen=True):
     """The answer to one request for one token.
 
-    `authority` is None for an unknown key, `budget` is None where the judge refused; neither took a token.
-    `remaining` is whole requests, `reset` the unix second at which the bucket is full again, `retry_after`
-    the whole seconds, at least 1, until one request would pass: 0 unless the bucket was empty.
+    `authority` is None for an unknown key, `budget` is None where the judge refused, `crowded` where as many
+    requests run as may: none of them took a token. `remaining` is whole requests, `reset` the unix second at
+    which the bucket is full again, `retry_after` the whole seconds, at least 1, until one request would pass: 0
+    unless it was refused. With a budget's concurrency, what is granted holds a place until `leave`.
     """
 
     authority: Authority | None
@@ -62,6 +69,109 @@ class Take(msgspec.Struct, frozen=True):
     remaining: int = 0
     reset: int = 0
     retry_after: int = 0
+    crowded: bool = False
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The money of a workspace, in nano-dollars: `credits` are free, `held` those of what is running.
+
+    `spent` is of the calendar `month` (yyyymm, UTC), what is held included; `spend_limit` bounds that.
+    """
+
+    workspace: str
+    credits: int
+    held: int
+    month: int
+    spent: int
+    spend_limit: int | None
+
+
+class Units(msgspec.Struct):
+    """What a request took of a model; `cached_tokens` are among the input tokens, sound is in milliseconds."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    images: int = 0
+    characters: int = 0
+    milliseconds: int = 0
+
+
+class Hold(msgspec.Struct):
+    """Credits set aside for a request: the most that it can cost. `limit` is its plan's for a month, if any."""
+
+    id: str
+    process: str
+    workspace: str
+    amount: int
+    limit: int | None = None
+
+
+class Held(msgspec.Struct):
+    """The answer to a Hold: whether it was granted, and the account as it then stood."""
+
+    granted: bool
+    credits: int = 0
+    spent: int = 0
+    limit: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """What a request used and its cost; `at` and the request's id are its identity in the ledger.
+
+    `whole` unless its client left before the end.
+    """
+
+    at: int
+    workspace: str
+    key: str
+    model: str
+    units: Units
+    cost: int
+    whole: bool = True
+
+
+class Claim(msgspec.Struct):
+    """An idempotency key: `id` is a digest of its scope, `digest` that of the body, `owner` the request's id."""
+
+    id: bytes
+    owner: str
+    process: str
+    digest: bytes
+    expires_at: int
+
+
+class Recorded(msgspec.Struct):
+    """An answer that can be sent again: its own headers, its body, and whether that came in pieces.
+
+    A `body` of None was too large to be kept.
+    """
+
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | None
+    streamed: bool
+
+
+class Claimed(msgspec.Struct):
+    """The answer to a Claim: `mine`, or what was found: the `same` body or another, its answer once it is there."""
+
+    mine: bool
+    same: bool = True
+    answer: Recorded | None = None
+
+
+class Closing(msgspec.Struct):
+    """The end of a request: its hold goes back, its usage is charged, its claim gets the answer or becomes free.
+
+    The same one again changes nothing.
+    """
+
+    id: str
+    held: bool = False
+    usage: Usage | None = None
+    claim: bytes | None = None
+    answer: Recorded | None = None
+    expires_at: int = 0
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -102,6 +212,10 @@ class StoreError(Exception):
 
 class StoreUnavailable(StoreError):
     """The database cannot answer now: busy, full, read-only, damaged or closed. Nothing was changed."""
+
+
+class Contended(StoreUnavailable):
+    """Another transaction was in the way; the same one may be tried again at once."""
 
 
 class NotFound(StoreError):

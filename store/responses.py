@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from store.ledger import Script, Statement
 from store.records import NotFound, StoredResponse
+from store.script import Script, Statement
 
 SWEEP = 100
 """Rows that one transaction deletes at most."""

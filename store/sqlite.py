@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from store import ledger
-from store.ledger import Judge, Script, Statement
+from store.buckets import Judge
 from store.records import StoreUnavailable
+from store.script import Script
 from store.teller import Answers, Outcome, Teller
 
 T = TypeVar("T")
@@ -30,7 +32,10 @@ on, writers are held up for it: an endless stream of commits would never let it 
 HOLD_UP = 0.02
 """Seconds for which at most, since a checkpoint that waits for a slow reader meanwhile keeps the write lock."""
 
-NUMBERS = tuple(str(number) for number in range(1, 100))
+PAGES = 1024
+"""Pages of 4 KiB that one step of a backup copies."""
+
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'migrations' ORDER BY rowid"
 
 
 class Busy(StoreUnavailable):
@@ -101,15 +106,40 @@ def _run(cursor: sqlite3.Cursor, script: Script[T]) -> T:
     try:
         statement = next(script)
         while True:
-            statement = script.send(cursor.execute(statement.sql, _named(statement)).fetchall())
+            statement = script.send(cursor.execute(_numbered(statement.sql), statement.params).fetchall())
     except StopIteration as stop:
         result: T = stop.value
         return result
 
 
-def _named(statement: Statement) -> dict[str, Any]:
-    """By number: sqlite3 would bind a tuple to $2, $1 in the order of their appearance."""
-    return dict(zip(NUMBERS, statement.params, strict=False))
+class Table(NamedTuple):
+    """A table as the migrations make it; `link` is the column, if any, that refers to other rows of the same table."""
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    link: str | None
+
+
+def schema() -> list[Table]:
+    """Every table but that of the migrations, none before one that it refers to."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        cursor = connection.cursor()
+        _run(cursor, ledger.migrate(0))
+        return [_table(cursor, name) for (name,) in cursor.execute(TABLES).fetchall()]
+
+
+def _table(cursor: sqlite3.Cursor, name: str) -> Table:
+    columns = cursor.execute("SELECT name, pk FROM pragma_table_info(?) ORDER BY cid", (name,)).fetchall()
+    key = [column for column, place in sorted(columns, key=lambda each: each[1]) if place]
+    links = cursor.execute('SELECT "from" FROM pragma_foreign_key_list(?) WHERE "table" = ?', (name, name)).fetchall()
+    return Table(name, tuple(column for column, _ in columns), tuple(key), links[0][0] if links else None)
+
+
+@cache
+def _numbered(sql: str) -> str:
+    """$1 is a name to SQLite, looked up for each value, and ?1 a number: half the time of a statement with many."""
+    return re.sub(r"\$(\d+)", r"?\1", sql)
 
 
 def _of_state(error: BaseException) -> bool:
@@ -274,7 +304,7 @@ class SqliteStore:
                 try:
                     statement = next(script)
                     while True:
-                        rows = await connection.execute_fetchall(statement.sql, _named(statement))
+                        rows = await connection.execute_fetchall(_numbered(statement.sql), statement.params)
                         statement = script.send(list(rows))
                 except StopIteration as stop:
                     await connection.execute("COMMIT")
@@ -285,6 +315,31 @@ class SqliteStore:
             if _of_state(error):
                 raise _unavailable(error) from error
             raise
+
+    def is_at(self, file: Path) -> bool:
+        """Whether the store is this file."""
+        return self._path.exists() and self._path.samefile(file)
+
+    def backup(self, file: Path, tell: Callable[[int, int], None]) -> dict[str, int]:
+        """Copies the store as it stands now into `file`, checks the copy, and returns the rows of each table in it.
+
+        Blocks; `tell` hears the pages done and of how many. Writers go on meanwhile: the copy is of one read
+        transaction, without which every commit would make it begin again. Raises StoreUnavailable.
+        """
+        try:
+            with closing(sqlite3.connect(file)) as copy:
+                with closing(_connect(self._path, PATIENCE, "FULL")) as live:
+                    live.execute("BEGIN")
+                    live.execute("SELECT version FROM migrations").fetchone()
+                    live.backup(copy, pages=PAGES, progress=lambda _, left, total: tell(total - left, total))
+                copy.execute("PRAGMA journal_mode = DELETE")  # One file that needs no others beside it.
+                (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+                if verdict != "ok":
+                    raise StoreUnavailable(f"The copy is damaged, and so may be the database: {verdict}.")
+                names = [name for (name,) in copy.execute(TABLES)]
+                return {name: copy.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
 
     async def ping(self) -> None:
         """Returns when a transaction can be had. Raises StoreUnavailable."""

@@ -1,19 +1,42 @@
 """The teller: one queue in front of the database. What is asked in one tick of a loop is one transaction."""
 
 import asyncio
+import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
-from store import ledger, responses
-from store.ledger import Judge, Script
-from store.records import StoredResponse, StoreUnavailable, Take
+from store import accounts, buckets, claims, ledger, processes, responses
+from store.buckets import Judge
+from store.records import (
+    Claim,
+    Claimed,
+    Closing,
+    Contended,
+    Held,
+    Hold,
+    StoredResponse,
+    StoreUnavailable,
+    Take,
+)
+from store.script import Script
 
 Kind: TypeAlias = Callable[[Sequence[Any], int], Script[list[Any]]]
 """A kind of ask: the script that answers a tick's asks of that kind, in their order, at a time in µs."""
 Answers: TypeAlias = list[tuple["Ask", Any]]
 Outcome: TypeAlias = Answers | Exception
+
+AGAIN = 0.25
+"""Seconds after which what is owed is tried again while the database is away."""
+PATIENCE = 10.0
+"""Seconds for which a settlement is tried, before its request is told that it failed."""
+BUSY = 4
+"""Asks in a transaction from which on the next one waits a round of the loop longer."""
+FOR_EVER = float("inf")
+
+log = logging.getLogger("conch.store")
 
 
 class Clock:
@@ -25,6 +48,10 @@ class Clock:
     def __call__(self) -> int:
         return (self._origin + time.monotonic_ns()) // 1000
 
+    def set(self, now: int) -> None:
+        """Goes on from `now` (µs): machines that share a database share its clock."""
+        self._origin = now * 1000 - time.monotonic_ns()
+
 
 class Driver(Protocol):
     """A connection that runs one script at a time, each as one transaction."""
@@ -33,22 +60,29 @@ class Driver(Protocol):
         """Begins, composes as late as it can, runs the script, commits, finishes; calls back in the loop.
 
         Finishes with the answers once committed, or with StoreUnavailable or what the script raised once
-        rolled back. StoreUnavailable may come without a call to `compose`.
+        rolled back. StoreUnavailable may come without a call to `compose`; Contended means: once more.
         """
 
 
 class Ask:
-    """A request for something, and the future that is waiting for it."""
+    """A request for something, and the future that is waiting for it.
 
-    __slots__ = ("future", "item", "kind")
+    What is owed, `until` a time of the loop, is done also when nobody waits any longer, and when the database is
+    away for a while; it must not matter if it is done twice.
+    """
 
-    def __init__(self, kind: Kind, item: Any, future: asyncio.Future[Any]) -> None:
-        self.kind, self.item, self.future = kind, item, future
+    __slots__ = ("future", "item", "kind", "until")
+
+    def __init__(self, kind: Kind, item: Any, future: asyncio.Future[Any], until: float) -> None:
+        self.kind, self.item, self.future, self.until = kind, item, future, until
 
     def refuse(self, error: Exception, cause: Exception | None = None) -> None:
         if not self.future.done():
             error.__cause__ = cause
             self.future.set_exception(error)
+        if self.until:
+            self.future.exception()  # as good as retrieved: nobody need wait for it
+            log.error("what was owed to the store could not be done: %s", error)
 
 
 class Teller:
@@ -56,17 +90,49 @@ class Teller:
 
     def __init__(self, driver: Driver, judge: Judge, clock: Callable[[], int]) -> None:
         self._driver, self._clock = driver, clock
-        self._take: Kind = partial(ledger.take, judge)
-        self._kinds: tuple[Kind, ...] = (self._take, responses.keep, ledger.ping)
+        self.process = f"proc_{secrets.token_hex(8)}"
+        self._take: Kind = partial(buckets.take, judge, self.process)
+        self._kinds: tuple[Kind, ...] = (
+            self._take,
+            claims.claim,
+            accounts.settle,
+            responses.keep,
+            processes.beat,
+            processes.leave,
+            ledger.ping,
+        )
         self._waiting: list[Ask] = []
         self._batch: list[Ask] = []
         self._singly: list[Ask] = []
-        self._working = self._closed = False
+        self._owed: list[Ask] = []
+        self._working = self._closed = self._busy = False
+        self._used: dict[str, int] = {}
+        self._heart: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def take(self, digest: bytes) -> asyncio.Future[Take]:
         """One token for this digest's key; none if cancelled before its tick. Raises StoreUnavailable."""
         return self._ask(self._take, digest)
+
+    def leave(self, workspace: str) -> asyncio.Future[None]:
+        """Gives back the place that a take with a concurrency got; not to be waited for without bounds."""
+        return self._ask(self._take, workspace, FOR_EVER)
+
+    def claim(self, claim: Claim) -> asyncio.Future[Claimed]:
+        """An idempotency key. Raises StoreUnavailable: it may be claimed all the same, so close it then too."""
+        return self._ask(claims.claim, claim)
+
+    def hold(self, hold: Hold) -> asyncio.Future[Held]:
+        """Credits. Raises StoreUnavailable: they may be held all the same, so close it then too."""
+        return self._ask(accounts.settle, hold)
+
+    def settle(self, closing: Closing) -> asyncio.Future[None]:
+        """Ends a request: once it returns, the ledger has it. Raises StoreUnavailable after 10 s of trying."""
+        return self._ask(accounts.settle, closing, time.monotonic() + PATIENCE)
+
+    def release(self, closing: Closing) -> asyncio.Future[None]:
+        """Ends a request as soon as the database can; not to be waited for without bounds."""
+        return self._ask(accounts.settle, closing, FOR_EVER)
 
     def keep(self, response: StoredResponse, since: int) -> asyncio.Future[None]:
         """Stores a response that is not large; those older than `since` (µs) go. Raises StoreUnavailable."""
@@ -76,13 +142,33 @@ class Teller:
         """Answers when a transaction can be had. Raises StoreUnavailable."""
         return self._ask(ledger.ping, None)
 
+    @property
+    def owed(self) -> int:
+        """How many asks wait for a database that is away."""
+        return len(self._owed)
+
+    async def live(self) -> None:
+        """From now on this process has a row, and its heart beats. Raises StoreUnavailable."""
+        await self._beat()
+
+    def _beat(self) -> asyncio.Future[None]:
+        self._heart = asyncio.get_running_loop().call_later(processes.BEAT, self._beat)
+        used, self._used = self._used, {}
+        beaten: asyncio.Future[None] = self._ask(processes.beat, (self.process, used))
+        beaten.add_done_callback(_note)
+        return beaten
+
     async def close(self) -> None:
-        """Refuses new asks and returns when the last is answered."""
+        """Refuses new asks and returns when the last is answered; the process gives up what it holds."""
+        self._try_again()
+        if self._heart is not None:
+            self._heart.cancel()
+            self._ask(processes.leave, self.process, time.monotonic())
         self._closed = True
         if pending := [ask.future for ask in self._waiting + self._batch + self._singly]:
             await asyncio.wait(pending)
 
-    def _ask(self, kind: Kind, item: Any) -> asyncio.Future[Any]:
+    def _ask(self, kind: Kind, item: Any, until: float = 0.0) -> asyncio.Future[Any]:
         loop = self._loop
         if loop is None:  # once: in Python 3.11 it is a system call
             loop = self._loop = asyncio.get_running_loop()
@@ -90,11 +176,16 @@ class Teller:
         if self._closed:
             future.set_exception(StoreUnavailable("The store is closed."))
             return future
-        self._waiting.append(Ask(kind, item, future))
+        self._waiting.append(Ask(kind, item, future, until))
         if not self._working:
             self._working = True
-            loop.call_soon(self._tick)
+            loop.call_soon(self._gather if self._busy else self._tick)
         return future
+
+    def _gather(self) -> None:
+        """Under load, one more round of the loop brings more into the transaction, of which each costs the same."""
+        assert self._loop is not None
+        self._loop.call_soon(self._tick)
 
     def _tick(self) -> None:
         self._driver.transact(self._compose, self._finish)
@@ -105,7 +196,8 @@ class Teller:
             self._batch = [self._singly.pop()]
         else:
             self._batch, self._waiting = self._waiting, []
-        self._batch = [ask for ask in self._batch if not ask.future.done()]
+        self._batch = [ask for ask in self._batch if ask.until or not ask.future.done()]
+        self._busy = len(self._batch) >= BUSY
         return self._script(self._batch)
 
     def _script(self, batch: list[Ask]) -> Script[Answers]:
@@ -118,16 +210,15 @@ class Teller:
 
     def _finish(self, outcome: Outcome) -> None:
         batch, self._batch = self._batch, []
-        if isinstance(outcome, StoreUnavailable):
+        if isinstance(outcome, Contended):
+            self._waiting = batch + self._waiting
+        elif isinstance(outcome, StoreUnavailable):
             # Who waits for the next transaction has waited for this one too.
             batch += self._singly + self._waiting
             self._singly, self._waiting = [], []
-            for ask in batch:
-                ask.refuse(StoreUnavailable(str(outcome)), outcome)
+            self._put_off(batch, outcome)
         elif isinstance(outcome, list):
-            for ask, answer in outcome:
-                if not ask.future.done():
-                    ask.future.set_result(answer)
+            self._answer(outcome)
         elif len(batch) == 1:
             batch[0].refuse(outcome)
         else:
@@ -136,3 +227,36 @@ class Teller:
         self._working = bool(self._singly or self._waiting)
         if self._working:
             asyncio.get_running_loop().call_soon(self._tick)
+
+    def _answer(self, answers: Answers) -> None:
+        now = self._clock()
+        for ask, answer in answers:
+            if not ask.future.done():
+                ask.future.set_result(answer)
+            elif answer and ask.kind is self._take and answer.granted and answer.budget.concurrency is not None:
+                self.leave(answer.authority.workspace.name)  # whoever took it has gone meanwhile
+            if answer and ask.kind is self._take and answer.granted:
+                self._used[answer.authority.key.id] = now
+
+    def _put_off(self, asks: list[Ask], outcome: StoreUnavailable) -> None:
+        """The database is away: what is owed is tried again later, the rest is refused."""
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        for ask in asks:
+            if ask.until > now and not self._closed:
+                if not self._owed:
+                    loop.call_later(AGAIN, self._try_again)
+                self._owed.append(ask)
+            else:
+                ask.refuse(StoreUnavailable(str(outcome)), outcome)
+
+    def _try_again(self) -> None:
+        owed, self._owed = self._owed, []
+        self._waiting = owed + self._waiting
+        if self._waiting and not self._working:
+            self._working = True
+            self._tick()
+
+
+def _note(beaten: asyncio.Future[None]) -> None:
+    if not beaten.cancelled() and (error := beaten.exception()):
+        log.warning("the heartbeat failed: %s", error)

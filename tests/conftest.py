@@ -7,9 +7,11 @@ from openai import AsyncOpenAI, OpenAI
 
 from scripts.triton import Triton
 from tests.gateway import Conch
+from tests.postgres_fixture import postgres
+from tests.stores import url
 from tests.triton_fixture import triton
 
-__all__ = ["triton"]
+__all__ = ["postgres", "triton", "url"]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The command line as an operator types it: what it prints for people and for programs, and how it refuses."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,11 +15,17 @@ from typing import Any, NamedTuple
 import pytest
 
 from app import build, serve
-from handlers.ops import commands
+from handlers.door.admission import judge
+from handlers.ops import commands, values
 from scripts.triton import Triton
+from store import open_store
+from store.accounts import settle
+from store.records import Closing, Units, Usage
 from tests.gateway import ROOT, Conch
 
-HELP_VERBS = ("serve", "check", "get", "migrate", "version", "models", "audit", "workspaces", "keys")
+HELP_VERBS = (
+    "serve", "check", "get", "migrate", "version", "models", "plans", "workspaces", "keys", "credits", "usage", "audit",
+)  # fmt: skip
 
 
 class Ended(NamedTuple):
@@ -102,9 +109,65 @@ def test_the_audit_tells_every_change(shop: Conch) -> None:
 def test_tables_for_people(shop: Conch) -> None:
     shop.workspace("zeta", "team", "--ceiling", "6000")
     lines = run("workspaces", "list", "--config", str(shop.config)).stdout.splitlines()
-    assert lines[0].split() == ["name", "plan", "ceiling", "created_at"]
-    assert re.fullmatch(r"zeta +team +6000 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[-1])
+    assert lines[0].split() == ["name", "plan", "ceiling", "spend_limit_usd", "credits_usd", "created_at"]
+    assert re.fullmatch(r"zeta +team +6000 +- +0\.00 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[-1])
     assert run("keys", "list", "--workspace", "zeta", "--config", str(shop.config)).stdout == "none\n"
+
+
+def test_credits_are_exact(shop: Conch) -> None:
+    shop.workspace("rich")
+    shop.command("credits", "grant", "rich", "25")
+    shop.command("credits", "grant", "rich", "0.5")
+    left = shop.command("credits", "grant", "rich", "0.000000001", "--note", "invoice 7")
+    assert left == shop.command("credits", "show", "rich")
+    assert (left["credits_usd"], left["held_usd"], left["spent_usd"]) == ("25.500000001", "0.00", "0.00")
+    event = shop.command("audit", "--limit", "1")[0]
+    assert (event["action"], event["subject"]) == ("credits.grant", "rich")
+    assert event["details"] == {"amount_usd": "0.000000001", "note": "invoice 7"}
+
+
+def test_a_spend_limit_is_set_and_taken_away(shop: Conch) -> None:
+    shop.workspace("modest", "pro", "--spend-limit", "99.9")
+    assert shop.command("credits", "show", "modest")["spend_limit_usd"] == "99.90"
+    assert shop.command("workspaces", "set", "modest", "--spend-limit", "0")["spend_limit_usd"] == "0.00"
+    assert shop.command("workspaces", "set", "modest", "--spend-limit", "none")["spend_limit_usd"] is None
+    assert [event["details"] for event in shop.command("audit", "--limit", "2")] == [
+        {"spend_limit_usd": None},
+        {"spend_limit_usd": "0.00"},
+    ]
+
+
+def test_the_audit_by_page(shop: Conch) -> None:
+    for name in ("page1", "page2", "page3"):
+        shop.workspace(name)
+    first = shop.command("audit", "--limit", "2")
+    second = shop.command("audit", "--limit", "1", "--after", first[-1]["id"])
+    assert [event["subject"] for event in first + second] == ["page3", "page2", "page1"]
+
+
+async def test_usage_for_people_and_programs(shop: Conch, here: Callable[..., Ended]) -> None:
+    store = open_store(f"sqlite:{shop.store}", judge({}))
+    shop.workspace("busy")
+    shop.command("credits", "grant", "busy", "1")
+    for number, model in enumerate(("assistant", "assistant", "voice")):
+        now = 1_700_000_000_000_000 + number * 86_400_000_000  # 2023-11-14
+        usage = Usage(now, "busy", "key_1", model, Units(1000, 0, 20, 0, 0, 0), cost=1_500_000)
+        await store.run(settle([Closing(f"req_{number}", usage=usage)], now))
+    await store.close()
+    asked = ("usage", "--workspace", "busy", "--config", str(shop.config))
+    # In a thread: a command has a loop of its own.
+    lines = (await asyncio.to_thread(here, *asked)).stdout.splitlines()
+    assert [line.split()[:4] for line in lines[1:3]] == [
+        ["busy", "assistant", "2", "2000"],
+        ["busy", "voice", "1", "1000"],
+    ]
+    assert lines[3].split() == ["total", "3", "3000", "0", "60", "0", "0", "0.0", "0.0045"]
+    assert len({len(line) for line in lines}) == 1, "numbers end in line"
+    days = shop.command("usage", "--workspace", "busy", "--by", "day", "--since", "2023-11-15", "--until", "2023-11-16")
+    assert [(line["day"], line["requests"], line["cost_usd"]) for line in days] == [("2023-11-15", 1, "0.0015")]
+    assert shop.command("usage", "--workspace", "busy", "--since", "1d") == []
+    assert shop.command("usage", "--key", "key_1", "--model", "voice", "--by", "")[0]["requests"] == 1
+    assert shop.command("credits", "show", "busy")["credits_usd"] == "0.9955"
 
 
 def test_models_and_migrate(shop: Conch) -> None:
@@ -183,7 +246,7 @@ def test_get_without_a_key(shop: Conch) -> None:
     [
         (["workspaces", "create", "acme", "--plan", "pro"], "exists already"),
         (["workspaces", "create", "new", "--plan", "gold"], "no plan 'gold'; there are: enterprise, pro"),
-        (["workspaces", "set", "acme"], "give --plan or --ceiling"),
+        (["workspaces", "set", "acme"], "nothing to change: give a plan, a ceiling or a spend limit"),
         (["workspaces", "set", "nobody", "--plan", "pro"], "no workspace 'nobody'"),
         (["keys", "create", "--workspace", "nobody"], "no workspace 'nobody'"),
         (["keys", "create", "--workspace", "acme", "--limit", "1001"], "over the ceiling"),
@@ -192,6 +255,10 @@ def test_get_without_a_key(shop: Conch) -> None:
         (["keys", "list", "--workspace", "nobody"], "no workspace 'nobody'"),
         (["keys", "rotate", "key_nothing"], "no key 'key_nothing'"),
         (["keys", "revoke", "key_nothing"], "no key 'key_nothing'"),
+        (["keys", "create", "--workspace", "acme", "--name", "a\x1b[31m"], "at most 200 printable characters"),
+        (["credits", "grant", "nobody", "1"], "no workspace 'nobody'"),
+        (["credits", "grant", "acme", "0.00"], "more than nothing"),
+        (["credits", "show", "nobody"], "no workspace 'nobody'"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(
@@ -223,6 +290,13 @@ def test_what_cannot_be_done_is_one_sentence(
         (["keys", "rotate", "x", "--grace", "99999999999d"], "longer than 36500d"),
         (["keys", "rotate", "x", "--grace", "9999999d"], "longer than 36500d"),
         (["keys", "rotate", "x", "--grace", "1y"], "not a span"),
+        (["credits", "grant", "acme", "ten"], "'ten' is not an amount of dollars"),
+        (["credits", "grant", "acme", "0.0000000001"], "at most nine decimals"),
+        (["credits", "grant", "acme", "10000001"], "more than 10000000 dollars"),
+        (["workspaces", "set", "acme", "--spend-limit", "-1"], "not an amount of dollars"),
+        (["usage", "--by", "day,hour"], "not some of day, workspace, key, model"),
+        (["usage", "--since", "lately"], "neither a span"),
+        (["audit", "--limit", "0"], "not a whole number from 1 to 100000"),
     ],
 )
 def test_what_is_not_understood_is_a_usage_error(here: Callable[..., Ended], arguments: list[str], says: str) -> None:
@@ -274,7 +348,7 @@ def test_a_time_beyond_the_calendar_can_still_be_listed(
     shop: Conch, here: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beyond = 253_402_343_999_000_000  # 9999-12-31T23:59:59-12:00, which earlier versions took
-    monkeypatch.setattr(commands, "_moment", lambda text: beyond)
+    monkeypatch.setattr(values, "expiry", lambda text: beyond)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     made = here("keys", "create", "--workspace", "acme", "--expires", "x", "--config", str(shop.config))
     assert (made.returncode, str(beyond) in made.stdout) == (0, True)

@@ -1,46 +1,24 @@
-"""The store in one process: exact buckets, authority on every take, the audit, a teller that outlives trouble."""
+"""The store in one process, on every database: exact buckets, authority on every take, the audit, the teller."""
 
 import asyncio
-import resource
-import sqlite3
-import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from store import Clock, Store, ledger, open_store, sqlite
-from store.ledger import TOKEN, Minted
-from store.records import Authority, Budget, Conflict, Key, NotFound, StoreUnavailable, Take
-from store.sqlite import Session
+from store import Clock, Store, buckets, ledger, open_store
+from store.buckets import TOKEN
+from store.records import Authority, Budget, Conflict, NotFound, StoreUnavailable, Take
+from store.script import Row, Script, Statement
+from tests.stores import SECOND, START, Hands, judge, new_database, new_key, set_plan, take, written
 
-START = 1_800_000_000_000_000
-SECOND = 1_000_000
-
-
-class Hands:
-    """A clock that a test sets."""
-
-    now = START
-
-    def __call__(self) -> int:
-        return self.now
-
-
-def judge(authority: Authority, now: int) -> Budget | None:
-    """A plan "N/M" is N per minute and a burst of M; one that is neither is a bug of the judge."""
-    key = authority.key
-    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
-        return None
-    per_minute, burst = authority.workspace.plan.split("/")
-    return Budget(int(per_minute), int(burst))
+Run: TypeAlias = Callable[[Script[Any]], Any]
 
 
 @pytest.fixture
@@ -48,31 +26,14 @@ def clock() -> Hands:
     return Hands()
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "new" / "conch.db"
-
-
-@pytest.fixture(params=["normal", "full"])
-async def store(path: Path, clock: Hands, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    store = open_store(f"sqlite:{path}", judge, clock=clock, synchronous=request.param)
+@pytest.fixture(params=["sqlite", "sqlite full", "postgresql"])
+async def store(clock: Hands, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    scheme, _, synchronous = request.param.partition(" ")
+    store = open_store(new_database(scheme, request), judge, clock=clock, synchronous=synchronous or "normal")
     await store.migrate()
     await store.run(ledger.create_workspace("acme", "60/5", by="test", now=START))
     yield store
     await store.close()
-
-
-async def new_key(store: Store, workspace: str = "acme") -> tuple[Minted, Key]:
-    minted = ledger.mint()
-    return minted, await store.run(ledger.create_key(minted, workspace, by="test", now=START))
-
-
-async def take(store: Store, minted: Minted, times: int = 1) -> list[Take]:
-    return await asyncio.gather(*(store.teller.take(minted.digest) for _ in range(times)))
-
-
-async def set_plan(store: Store, plan: str, workspace: str = "acme") -> None:
-    await store.run(ledger.set_workspace(workspace, plan=plan, by="test", now=START))
 
 
 # Tokens
@@ -138,29 +99,22 @@ steps = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], tuple[Session, Minted]]]:
-    file = tmp_path_factory.mktemp("store") / "bare.db"
-    file.touch()
-    session = Session(file, 1, "NORMAL")
-    session.transact(ledger.migrate(START))
-    session.transact(ledger.create_workspace("acme", "", by="test", now=START))
-
-    def new() -> tuple[Session, Minted]:
-        minted = ledger.mint()
-        session.transact(ledger.create_key(minted, "acme", by="test", now=START))
-        return session, minted
-
-    yield new
-    session.close()
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Runs scripts, outside of any loop, in a store that has the workspace acme."""
+    store, loop = open_store(new_database(request.param, request), judge), asyncio.new_event_loop()
+    loop.run_until_complete(store.migrate())
+    loop.run_until_complete(store.run(ledger.create_workspace("acme", "", by="test", now=START)))
+    yield lambda script: loop.run_until_complete(store.run(script))
+    loop.run_until_complete(store.close())
+    loop.close()
 
 
 @settings(deadline=None, max_examples=60)
 @given(steps=steps)
-def test_the_bucket_is_exact(
-    bare: Callable[[], tuple[Session, Minted]], steps: list[tuple[int, int, int, int]]
-) -> None:
-    session, minted = bare()
+def test_the_bucket_is_exact(run: Run, steps: list[tuple[int, int, int, int]]) -> None:
+    minted = ledger.mint()
+    run(ledger.create_key(minted, "acme", by="test", now=START))
     now = at = START
     held = capacity = Fraction()
     for passed, per_minute, burst, wanted in steps:
@@ -172,7 +126,7 @@ def test_the_bucket_is_exact(
         held -= granted
 
         always = Always(Budget(per_minute, burst))
-        takes, _ = session.transact(ledger.take(always, [minted.digest] * wanted, now))
+        takes = run(buckets.take(always, "proc", [minted.digest] * wanted, now))
         assert [each.granted for each in takes] == [True] * granted + [False] * (wanted - granted)
         last = takes[-1]
         assert last.remaining == int(held)
@@ -182,8 +136,8 @@ def test_the_bucket_is_exact(
             wait = (at - now + (1 - held) * 60 * SECOND / per_minute) / SECOND
             assert last.retry_after == 1 or wait <= last.retry_after < wait + 1 + Fraction(1, SECOND)
             assert last.retry_after >= max(wait, Fraction(1))
-        (row,) = session.transact(raw(f"SELECT tokens FROM buckets WHERE id = '{last_bucket(last)}'"))[0]
-        assert Fraction(row[0], TOKEN) == held
+        ((tokens,),) = run(raw(f"SELECT tokens FROM buckets WHERE id = '{last_bucket(last)}'"))
+        assert Fraction(tokens, TOKEN) == held
 
 
 @dataclass(frozen=True)
@@ -196,8 +150,8 @@ class Always:
         return self.budget
 
 
-def raw(sql: str) -> ledger.Script[list[ledger.Row]]:
-    return list((yield ledger.Statement(sql)))
+def raw(sql: str) -> Script[list[Row]]:
+    return list((yield Statement(sql)))
 
 
 def last_bucket(take: Take) -> str:
@@ -286,7 +240,12 @@ async def test_keys_are_listed_by_page(store: Store) -> None:
         await store.run(ledger.revoke_key("key_none", by="test", now=START))
 
 
-async def test_every_change_is_in_the_audit_and_no_secret_in_the_database(store: Store, path: Path) -> None:
+async def test_every_change_is_in_the_audit_and_no_secret_in_the_database(
+    url: str, request: pytest.FixtureRequest
+) -> None:
+    store = open_store(url, judge)
+    await store.migrate()
+    await store.run(ledger.create_workspace("acme", "60/5", by="test", now=START))
     minted, key = await new_key(store)
     new = ledger.mint()
     await store.run(ledger.rotate_key(key.id, new, grace=0, by="ann", now=START + 1))
@@ -303,7 +262,7 @@ async def test_every_change_is_in_the_audit_and_no_secret_in_the_database(store:
     ]
     assert {event.subject for event in events[:2]} == {key.id}
     await store.close()
-    content = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    content = written(url, request)
     for secret in (minted.secret, new.secret):
         assert secret[:16].encode() in content
         assert secret[16:].encode() not in content
@@ -321,6 +280,12 @@ def test_a_key_has_one_form() -> None:
         "rp_live_é",
     ):
         assert ledger.digest(wrong) is None
+
+
+async def test_nothing_is_named_by_what_no_name_can_hold(store: Store) -> None:
+    for name in ("", "\0", "acme\0", "𝄞" * 10_000, "'"):
+        with pytest.raises(NotFound):
+            await store.run(ledger.get_workspace(name))
 
 
 # The teller in trouble
@@ -345,81 +310,6 @@ async def test_one_broken_ask_fails_alone(store: Store) -> None:
     assert [take.remaining for take in (first, second) if isinstance(take, Take)] == [4, 3]
 
 
-async def test_it_waits_for_the_lock_without_holding_the_loop(store: Store, path: Path) -> None:
-    minted, _ = await new_key(store)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        early = store.teller.take(minted.digest)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        late = store.teller.take(minted.digest)
-        assert not early.done()
-        other.execute("ROLLBACK")
-        assert [(await early).remaining, (await late).remaining] == [4, 3]
-
-
-async def test_it_does_not_wait_for_ever(path: Path, clock: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.05)
-    for synchronous in ("normal", "full"):
-        store = open_store(f"sqlite:{path}", judge, clock=clock, synchronous=synchronous)
-        await store.migrate()
-        digest = ledger.mint().digest
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            waiting = [store.teller.take(digest) for _ in range(3)]
-            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-            assert all(isinstance(each, StoreUnavailable) for each in outcomes)
-            with pytest.raises(StoreUnavailable):
-                await store.ping()
-            with pytest.raises(StoreUnavailable):
-                await store.run(ledger.create_workspace("late", "1/1", by="test", now=START))
-        await store.ping()
-        await store.close()
-
-
-@contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextmanager
-def lost_file(path: Path) -> Iterator[None]:
-    path.rename(path.with_suffix(".away"))
-    yield
-    assert not path.exists()
-    path.with_suffix(".away").rename(path)
-
-
-@contextmanager
-def damaged_file(path: Path) -> Iterator[None]:
-    content = path.read_bytes()
-    path.write_bytes(b"not a database, by any reading" * 200)
-    yield
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("trouble", [full_disk, lost_file, damaged_file])
-async def test_it_recovers_when_the_cause_goes(
-    store: Store, path: Path, clock: Hands, trouble: Callable[[Path], AbstractContextManager[None]]
-) -> None:
-    minted, _ = await new_key(store)
-    await take(store, minted)
-    await store.close()
-    again = open_store(f"sqlite:{path}", judge, clock=clock)
-    with trouble(path):
-        for outcome in await asyncio.gather(
-            *(again.teller.take(minted.digest) for _ in range(2)), return_exceptions=True
-        ):
-            assert isinstance(outcome, StoreUnavailable)
-    assert (await take(again, minted))[0].remaining == 3
-    await again.close()
-
-
 async def test_closing_answers_who_waits_and_refuses_who_comes(store: Store) -> None:
     minted, _ = await new_key(store)
     waiting = store.teller.take(minted.digest)
@@ -434,47 +324,27 @@ def test_the_clock_is_the_wall_clock() -> None:
     assert before - 1 <= now <= after + 1
 
 
-# The file
+def test_a_clock_can_follow_another() -> None:
+    clock = Clock()
+    clock.set(START)
+    assert START <= clock() < START + SECOND
 
 
-async def test_checkpoints_reach_the_database_file(path: Path, clock: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "STALE_SECONDS", 3600)
-    monkeypatch.setattr(sqlite, "LONG_PAGES", 0)
-    store = open_store(f"sqlite:{path}", judge, clock=clock)
-    await store.migrate()
-    await store.run(ledger.create_workspace("acme", "60/5", by="test", now=START))
-    minted, _ = await new_key(store)
-    with closing(sqlite3.connect(path)) as other:  # As long as it is open, closing the store checkpoints nothing.
-        other.execute("SELECT * FROM buckets").fetchall()
-        monkeypatch.setattr(sqlite, "STALE_ROWS", 1)
-        await take(store, minted)
-        await store.close()
-        assert size(path.with_name(f"{path.name}-wal")) == 0
-    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as file:
-        assert file.execute("SELECT tokens FROM buckets").fetchall() == [(4 * TOKEN,)]
+# Databases
 
 
-def size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def mode(path: Path) -> int | None:
-    return stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-
-
-async def test_a_new_file_is_private_and_migrated_once(path: Path, clock: Hands) -> None:
-    store = open_store(f"sqlite:{path}", judge, clock=clock)
+async def test_an_empty_database_is_migrated_once(url: str) -> None:
+    store = open_store(url, judge)
     with pytest.raises(StoreUnavailable):
         await store.ping()
-    assert mode(path) is None
     assert (await store.migrate())[0] == 1
     assert await store.migrate() == []
-    assert mode(path) == 0o600
     await store.ping()
     await store.close()
 
 
-@pytest.mark.parametrize("url", ["postgresql://localhost/conch", "conch.db", "sqlite:", ""])
+@pytest.mark.parametrize("url", ["mysql://user:secret@localhost/conch", "conch.db", "sqlite:", "postgresql:x", ""])
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="Unsupported store URL"):
+    with pytest.raises(ValueError, match="Unsupported store URL") as refusal:
         open_store(url, judge)
+    assert "secret" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""The store between processes: one file, many tellers, exact at every moment, also when one is killed."""
+"""The store between processes: one database, many tellers, exact at every moment, also when one is killed."""
 
 import asyncio
 import multiprocessing
@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from store import Store, ledger, open_store
-from store.ledger import TOKEN
+from store.buckets import TOKEN
 from store.records import Authority, Budget
+from store.script import Script, Statement
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -49,16 +50,26 @@ def take_until_killed(url: str, digest: bytes, told: Connection) -> None:
 
 
 def migrate(url: str, gun: Barrier, told: Connection) -> None:
-    gun.wait()
-    told.send(asyncio.run(open_store(url, judge).migrate()))
+    async def main() -> None:
+        store = open_store(url, judge)
+        gun.wait()
+        told.send(await store.migrate())
+        await store.close()
+
+    asyncio.run(main())
 
 
 def set_plan(url: str, plan: str) -> None:
-    asyncio.run(open_store(url, judge).run(ledger.set_workspace("acme", plan=plan, by="test", now=0)))
+    async def main() -> None:
+        store = open_store(url, judge)
+        await store.run(ledger.set_workspace("acme", plan=plan, by="test", now=0))
+        await store.close()
+
+    asyncio.run(main())
 
 
-def row(sql: str) -> ledger.Script[Any]:
-    return (yield ledger.Statement(sql))[0]
+def row(sql: str) -> Script[Any]:
+    return (yield Statement(sql))[0]
 
 
 async def start(target: Any, *args: Any) -> tuple[multiprocessing.process.BaseProcess, Connection]:
@@ -67,11 +78,6 @@ async def start(target: Any, *args: Any) -> tuple[multiprocessing.process.BasePr
     await asyncio.to_thread(process.start)
     there.close()
     return process, here
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:{tmp_path}/conch.db"
 
 
 @pytest.fixture

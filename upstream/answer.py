@@ -109,10 +109,15 @@ class Several:
 
     @property
     def usage(self) -> Usage:
-        """A prompt once, what was made for it added up."""
+        """A prompt once, what was made for it added up, as far as any of them has told."""
         usages = [answer.usage for answer in self._answers]
-        asked = [usage.prompt_tokens for usage in (usages if self._prompts else usages[:1])]
-        return Usage(_sum(asked), _sum([usage.completion_tokens for usage in usages]))
+        told = [usage for usage in usages if usage.prompt_tokens is not None]
+        asked = told if self._prompts else told[:1]
+        return Usage(
+            _sum([usage.prompt_tokens for usage in asked]),
+            _sum([usage.completion_tokens for usage in usages]),
+            _sum([usage.cached_tokens for usage in asked]),
+        )
 
     async def read(self) -> list[Delta]:
         """The next deltas of whichever has some."""
@@ -153,4 +158,4 @@ def _note(task: asyncio.Task[list[Delta]]) -> None:
 
 def _sum(counts: list[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    return sum(known) if known else None

@@ -194,7 +194,7 @@ class Made(NamedTuple):
 class Drawing:
     """`n` pictures under way, in as few requests as the model allows, all at once. The caller closes it.
 
-    Raises Unavailable, or Unsupported for a value that does not fit its tensor.
+    `made` is how many have come, whole. Raises Unavailable, or Unsupported for a value that does not fit its tensor.
     """
 
     def __init__(self, deployment: "Deployment", job: Draw, n: int) -> None:
@@ -202,6 +202,7 @@ class Drawing:
         assert isinstance(binding, DrawBinding)
         self._binding, self._job = binding, job
         self._deployment = deployment
+        self.made = 0
         self._queue: asyncio.Queue[Made | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         self._asking: list[asyncio.Task[None]] = []
@@ -220,6 +221,7 @@ class Drawing:
             raise made
         if made.partial is None:
             self._open -= 1
+            self.made += made.number
         return made
 
     def files(self, made: Made, format: images.ImageFormat, quality: int | None) -> list[Drawn]:

@@ -14,7 +14,8 @@ from upstream.tensors import Array
 
 ALWAYS = frozenset({"prompt", "stream"})
 FAILURES = frozenset({"abort", "cancelled", "error", "timeout"})  # an engine's words for an answer that it gave up
-MEANINGS = ("text", "finish", "prompt_tokens", "completion_tokens", "logprobs")
+PRICED = (("input", "prompt_tokens"), ("cached_input", "cached_tokens"), ("output", "completion_tokens"))
+MEANINGS = ("text", "finish", "prompt_tokens", "completion_tokens", "cached_tokens", "logprobs")
 
 
 class TextBinding:
@@ -34,6 +35,7 @@ class TextBinding:
             if tensor is not None and tensor.dtype in ("FP16", "BF16"):
                 raise NotBound(f"{name!r} is {tensor.dtype}, which Triton does not take as JSON")
         self._bind_outputs(profile.outputs, {tensor.name for tensor in contract.outputs})
+        self._check_counts(profile.price)
 
     def encode(self, generation: Generation) -> bytes:
         """The body of a generate or generate_stream request."""
@@ -79,6 +81,12 @@ class TextBinding:
         written = {"error": "error", **self.names}
         self._event = msgspec.defstruct("Event", fields, rename=lambda name: written.get(name, f" {name}"))
         self.decode = msgspec.json.Decoder(self._event).decode
+
+    def _check_counts(self, price: Any) -> None:
+        """What has a price must be counted."""
+        for unit, count in PRICED:
+            if price is not None and getattr(price, unit) and count not in self.names:
+                raise NotBound(f"price.{unit} needs {count}, for which the model has no output")
 
 
 class _Choice:
@@ -182,6 +190,8 @@ class Reader:
         usage = self.usage
         if event.prompt_tokens is not None:
             usage.prompt_tokens = _number(event.prompt_tokens)
+        if event.cached_tokens is not None:
+            usage.cached_tokens = _number(event.cached_tokens)
         if event.completion_tokens is not None:
             count = _number(event.completion_tokens)
             if self.binding.counts_total or usage.completion_tokens is None:

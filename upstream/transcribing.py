@@ -100,6 +100,7 @@ class Transcript:
         """`job` has all but the sound."""
         binding = deployment.binding
         assert isinstance(binding, TranscriptionBinding)
+        self.seconds = recording.seconds
         self.upstream_seconds = self._since = 0.0
         self._asked = 0
         self._binding = binding

@@ -1,5 +1,6 @@
 """Who may pass: key, plan and one token before the body is read; then which deployment the request may reach."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
@@ -16,8 +17,8 @@ from handlers.door.errors import (
 )
 from handlers.door.gateway import Gateway
 from handlers.door.lifetime import Request
-from store.ledger import Judge
-from store.records import Authority, Budget, Key, Take
+from store.buckets import Judge
+from store.records import Authority, Budget, Key, StoreUnavailable, Take
 from upstream.deployment import Deployment
 
 BEARER = re.compile(rb"(?i:bearer) +(rp_live_[0-9a-f]{64})")
@@ -39,21 +40,44 @@ def judge(plans: Mapping[str, Plan]) -> Judge:
         per_minute = min(key.limit or plan.default, ceiling)
         if per_minute < 1:
             return None
-        return Budget(per_minute, min(plan.burst or per_minute, per_minute))
+        return Budget(per_minute, min(plan.burst or per_minute, per_minute), plan.concurrency)
 
     return rule
 
 
 async def admit(request: Request) -> None:
-    """Find the key, let the plan judge it, take one token. Raises 401, 403 or 429."""
+    """Find the key, let the plan judge it, take one token. Raises 401, 403, 429 or StoreUnavailable."""
     header = request.header(b"authorization")
     match = BEARER.fullmatch(header) if header is not None else None
     if match is None:
         raise _unauthenticated(header is not None)
-    request.take = take = await request.gateway.store.teller.take(hashlib.sha256(match[1]).digest())
+    gateway, digest = request.gateway, hashlib.sha256(match[1]).digest()
+    taking = gateway.store.teller.take(digest)
+    try:
+        take = await taking
+    except asyncio.CancelledError:
+        if taking.done() and not taking.cancelled():
+            _leave_after(request, taking.result())
+        raise
+    except StoreUnavailable:
+        if gateway.recent is None or not gateway.recent.admit(request, digest):
+            raise
+        return
+    request.take = take
     if not take.granted:
-        raise _refusal(take, request.gateway.clock())
+        raise _refusal(take, gateway.clock())
     request.authority = take.authority
+    _leave_after(request, take)
+    if gateway.recent is not None and request.authority is not None:
+        gateway.recent.note(digest, request.authority)
+
+
+def _leave_after(request: Request, take: Take) -> None:
+    """Give the place of a plan with a concurrency back at the end."""
+    if take.granted and take.budget is not None and take.budget.concurrency is not None:
+        assert take.authority is not None
+        request.place = take.authority.workspace.name
+        request.on_end(request.vacate)
 
 
 def _unauthenticated(given: bool) -> ApiError:
@@ -66,6 +90,13 @@ def _refusal(take: Take, now: int) -> ApiError:
     authority = take.authority
     if authority is None or authority.key.revoked_at is not None:
         return _unauthenticated(True)
+    if take.crowded and take.budget is not None:
+        return RateLimited(
+            f"{take.budget.concurrency} requests of this workspace are running, as many as its plan allows;"
+            " try again when one has ended.",
+            code="concurrency_limit_exceeded",
+            headers=retry_after(1),
+        )
     if take.budget is not None:
         limit = take.budget.per_minute
         return RateLimited(

@@ -95,6 +95,16 @@ class RateLimited(ApiError):
     code = "rate_limit_exceeded"
 
 
+class IdempotencyRefused(ApiError):
+    """409: the key is another body's, or its first request is running; 422: its answer was not kept."""
+
+    status = 409
+
+    def __init__(self, message: str, code: str, *, status: int = 409, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        super().__init__(message, code=code, status=status, headers=headers)
+        self.type = code
+
+
 class DeploymentFailed(ApiError):
     """502: Triton answered with an error, or broke off; 503: it has no room, or no such model loaded."""
 
@@ -142,7 +152,7 @@ def translate(error: Exception, request: str) -> ApiError:
     if isinstance(error, StoreUnavailable):
         log.error("%s: store: %s", request, error)
         return ApiError(
-            "The accounts cannot be read at the moment; try again.",
+            "The accounts cannot be reached at the moment; try again.",
             status=503,
             code="store_unavailable",
             headers=retry_after(1),

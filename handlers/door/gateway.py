@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 from config import Config, Model, Pipeline
+from handlers.door.billing import Tariff
 from handlers.door.files import Files
+from handlers.door.recent import Recent
 from store import Store
 from store.teller import Clock
 from upstream.fetch import Fetcher
@@ -25,4 +27,6 @@ class Gateway:
         self.clock = Clock()
         self.started = self.clock() // 1_000_000  # unix seconds
         self.models: Mapping[str, Model] = {model.id: model for model in config.models}
+        self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
+        self.recent = Recent() if config.store.when_down == "open" else None
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}

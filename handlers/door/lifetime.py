@@ -15,14 +15,17 @@ from handlers.door.errors import ApiError, encode, retry_after, translate, unrou
 from handlers.door.ids import request_id
 
 if TYPE_CHECKING:
+    from handlers.door.billing import Bill
     from handlers.door.gateway import Gateway
-    from store.records import Authority, Take
+    from store.records import Authority, Take, Units
 
 log = logging.getLogger("conch")
 
 Headers = list[tuple[bytes, bytes]]
-Release = Callable[[], None] | Callable[[], Awaitable[None]]
+Release = Callable[[], Awaitable[object] | None]
 
+RELEASED_IN = 1.0
+"""Seconds for which an answer waits for what its request held to be free again."""
 KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_EVERY = 15.0
 JSON = (b"content-type", b"application/json")
@@ -40,6 +43,7 @@ class Request:
         "_task",
         "_writing",
         "authority",
+        "bill",
         "body_read",
         "bytes_only",
         "error_frames",
@@ -48,12 +52,16 @@ class Request:
         "id",
         "left",
         "path_params",
+        "place",
+        "record",
         "renamed",
         "scope",
         "started",
         "started_at",
         "take",
+        "unchecked",
         "upstream_seconds",
+        "used",
     )
 
     def __init__(self, gateway: "Gateway", scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,6 +73,11 @@ class Request:
         self.path_params: Mapping[str, str] = {}
         self.authority: Authority | None = None
         self.take: Take | None = None
+        self.place: str | None = None  # the workspace whose plan bounds how many run at once: this is one of them
+        self.unchecked = False  # admitted while the store was away, by what it said a moment ago
+        self.bill: Bill | None = None
+        self.used: Callable[[], Units] | None = None  # what the inference has taken so far
+        self.record: bytearray | None = None  # what was written of the body, for who asks again
         self.extra: dict[str, Any] = {}  # fields of the body that its schema does not have
         self.renamed: Callable[[ApiError], ApiError] | None = None  # an error in the endpoint's own names
         self.error_frames: Callable[[ApiError], Awaitable[bytes]] | None = None  # how its stream ends with an error
@@ -90,6 +103,12 @@ class Request:
     def on_end(self, release: Release) -> None:
         """Have `release` called when the request has ended, well or not, the last one first."""
         self._releases.append(release)
+
+    async def vacate(self) -> None:
+        """Give back its place, if it has one, before the client hears the last of it: who then asks again finds it."""
+        workspace, self.place = self.place, None
+        if workspace is not None:
+            await asyncio.wait([self.gateway.store.teller.leave(workspace)], timeout=RELEASED_IN)
 
     async def receive(self) -> tuple[bytes, bool]:
         """The next piece of the body, and whether more follows."""
@@ -122,6 +141,8 @@ class Request:
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send a piece of the body; for a stream of events, whole frames."""
         self._last_write = time.perf_counter()
+        if self.record is not None and len(self.record) <= self.gateway.config.idempotency.max_body:
+            self.record += data
         await self._emit({"type": "http.response.body", "body": data, "more_body": not last})
 
     async def _emit(self, message: Message) -> None:
@@ -180,14 +201,14 @@ class Request:
                 refusal = self.renamed(refusal)
         self._task = None  # nothing is cancelled from here on: a write to a client that leaves returns at once
         try:
+            if self._releases:  # before an error is told: who then tries again finds all of it free
+                await self._unwind()
             if refusal is not None and not self.left:
                 await self._answer(refusal)
         finally:
             connection.running = None
             if self._keep_alive is not None:
                 self._keep_alive.cancel()
-            if self._releases:
-                await self._unwind()
             if not self.body_read:
                 connection.discard_body()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,8 +23,9 @@ Form = list[tuple[str, "str | Upload"]]
 class Upload:
     """A file that was sent. What is beyond a mebibyte lies in a temporary file without a name, gone with `close`."""
 
-    def __init__(self, filename: str) -> None:
+    def __init__(self, filename: str, *, digested: bool = False) -> None:
         self.filename = filename
+        self.digest = hashlib.sha256() if digested else None  # of what was written
         self.size = 0
         self._head = bytearray()
         self._disk: IO[bytes] | None = None
@@ -31,6 +33,8 @@ class Upload:
 
     async def write(self, data: bytes) -> None:
         """Append; once a mebibyte has come together, in a thread to the disk."""
+        if self.digest is not None:
+            self.digest.update(data)
         self._head += data
         self.size += len(data)
         if len(self._head) >= SPOOL:
@@ -68,9 +72,12 @@ async def read_form(
     pieces: AsyncIterator[bytes],
     files: frozenset[str],
     on_end: Callable[[Callable[[], Awaitable[None]]], None],
+    *,
+    digested: bool = False,
 ) -> Form:
     """The parts in their order: a text, or for the names in `files` an Upload, whose `close` goes to `on_end` at once.
 
+    `digested`: for `fingerprint`.
     Raises InvalidRequest for what is not multipart, breaks off, or goes beyond a limit.
     """
     from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
@@ -86,7 +93,7 @@ async def read_form(
             async for piece in pieces:
                 for event in parser.parse(piece) if piece else ():
                     if isinstance(event, MultipartSegment):
-                        name, upload = _begin(event.name or "", event.filename, files)
+                        name, upload = _begin(event.name or "", event.filename, files, digested)
                         if upload is not None:
                             on_end(upload.close)
                     elif event is None:
@@ -105,6 +112,20 @@ async def read_form(
     return form
 
 
+def fingerprint(form: Form) -> bytes:
+    """A digest over (name, filename, content) of the parts in their order: the boundary is another each time."""
+    whole = hashlib.sha256()
+    for name, value in form:
+        kept: tuple[str, ...]
+        if isinstance(value, str):
+            kept = ("text", name, value)
+        else:
+            assert value.digest is not None, "read_form was told to digest"
+            kept = ("file", name, value.filename, value.digest.hexdigest())
+        whole.update(hashlib.sha256(repr(kept).encode()).digest())
+    return whole.digest()
+
+
 def fields(form: Form, lists: frozenset[str]) -> dict[str, object]:
     """The parts by name; those in `lists` may come several times. Raises InvalidRequest where another one does."""
     found: dict[str, object] = {}
@@ -120,12 +141,12 @@ def fields(form: Form, lists: frozenset[str]) -> dict[str, object]:
     return found
 
 
-def _begin(name: str, filename: str | None, files: frozenset[str]) -> tuple[str, Upload | None]:
+def _begin(name: str, filename: str | None, files: frozenset[str], digested: bool) -> tuple[str, Upload | None]:
     if len(name) > MAX_NAME:
         raise _wrong(f"{name[:MAX_NAME]}…", f"a name has at most {MAX_NAME} characters")
     if (name in files) != (filename is not None):
         raise _wrong(name, "it must be a file: send it with a filename" if name in files else "it is no file")
-    return name, None if filename is None else Upload(filename)
+    return name, None if filename is None else Upload(filename, digested=digested)
 
 
 def _text(name: str, data: bytearray) -> str:

@@ -1,28 +1,60 @@
 """What a model tells, as every text endpoint reads it: its pieces, why it stopped, how likely its tokens were."""
 
 import time
-from collections.abc import Awaitable
 
+from handlers.door.billing import hold
 from handlers.door.lifetime import Request
-from handlers.door.schemas.chat import Logprob, TopLogprob, Usage
+from handlers.door.schemas.chat import Logprob, PromptTokensDetails, TopLogprob, Usage
 from handlers.door.wire import EVENT_STREAM
+from store.records import Units
 from upstream.answer import Answer
-from upstream.inference import Delta, TokenLogprob
+from upstream.deployment import Deployment
+from upstream.inference import Delta, Generation, TokenLogprob
 from upstream.inference import Usage as Counted
 from upstream.interpreter import Interpreter, Piece
+from upstream.replica import Settings
+
+IMAGE = 4096
+"""Tokens that a picture may have beyond the bytes of its file."""
 
 
-async def opened(request: Request, opening: Awaitable[Answer], *, stream: bool) -> Answer:
-    """The answer that `opening` gives, closed when the request ends. Raises an UpstreamError."""
+async def opened(request: Request, deployment: Deployment, *generations: Generation) -> Answer:
+    """The answer to one generation or several, on credit, closed when the request ends.
+
+    Raises 402, 403 or an UpstreamError.
+    """
+    await hold(request, deployment.id, _most(deployment.settings, generations))
     started = time.perf_counter()
-    if stream:
+    if generations[0].stream:
         request.keep_alive(EVENT_STREAM)  # a model may be silent for long before its first word
     try:
-        answer = await opening
+        answer = await deployment.open_each(generations)
     finally:
         request.upstream_seconds = time.perf_counter() - started
     request.on_end(answer.close)
+    request.used = lambda: _used(answer.usage)
     return answer
+
+
+def _most(settings: Settings, generations: tuple[Generation, ...]) -> Units:
+    """What they can take at most: a token has a byte or more, a picture no more tokens than its file bytes."""
+    if settings.price is None:
+        return Units()
+    units = Units()
+    for generation in generations:
+        images = sum(IMAGE + len(image) for image in generation.images or ())
+        input = len(generation.prompt.encode()) + images
+        units.input_tokens += input if settings.context is None else min(input, settings.context)
+        units.output_tokens += (generation.max_tokens or settings.max_output or 0) * (generation.n or 1)
+    return units
+
+
+def _used(counted: Counted) -> Units:
+    """What it has taken so far, as the model counts: a count that cannot be is no reason to pay anybody."""
+    input, cached, output = (
+        max(count or 0, 0) for count in (counted.prompt_tokens, counted.cached_tokens, counted.completion_tokens)
+    )
+    return Units(input_tokens=input, cached_tokens=min(cached, input), output_tokens=output)
 
 
 def interpreted(interpreter: Interpreter, delta: Delta) -> list[Piece]:
@@ -53,7 +85,11 @@ def usage(counted: Counted) -> Usage | None:
     """The model's own counts; none are invented for a model that does not count."""
     if counted.prompt_tokens is None or counted.completion_tokens is None:
         return None
-    return Usage(counted.prompt_tokens, counted.completion_tokens, counted.prompt_tokens + counted.completion_tokens)
+    total = counted.prompt_tokens + counted.completion_tokens
+    told = Usage(counted.prompt_tokens, counted.completion_tokens, total)
+    if counted.cached_tokens is not None:
+        told.prompt_tokens_details = PromptTokensDetails(counted.cached_tokens)
+    return told
 
 
 def _bytes(token: str) -> list[int]:

@@ -9,7 +9,7 @@ from handlers.door.errors import InvalidRequest, NotFound
 from handlers.door.lifetime import Request
 from handlers.door.schemas.responses import Item, OutputItem, Response
 from store import records, responses
-from store.ledger import Script
+from store.script import Script
 
 LARGE = 256 << 10
 """Characters from which on a response is written beside the loop: the teller's transactions are short ones."""

@@ -1,6 +1,7 @@
 """HTTP to Structs and back: a signature is compiled once into an ASGI callable that decodes, calls, encodes."""
 
 import asyncio
+import hashlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -9,13 +10,16 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from handlers.door import idempotency
 from handlers.door.admission import admit
 from handlers.door.errors import InvalidRequest, decoding
-from handlers.door.lifetime import Headers, Request
-from handlers.door.multipart import Upload, fields, read_form
+from handlers.door.lifetime import JSON, Headers, Request
+from handlers.door.multipart import Form, Upload, fields, fingerprint, read_form
 from handlers.door.schemas.body import FormBody
+from store.records import Recorded
 
 T = TypeVar("T")
+Gate = Callable[[Request], Awaitable[None]]
 
 encode = msgspec.json.Encoder().encode
 
@@ -25,6 +29,7 @@ EVENT_STREAM = [
     (b"x-accel-buffering", b"no"),
 ]
 DONE = b"data: [DONE]\n\n"
+_JSON = [JSON]
 
 
 def event(told: msgspec.Struct) -> bytes:
@@ -65,18 +70,22 @@ class ByteStream:
 class Endpoint:
     """`async def handler(request[, body: Struct | query: Struct]) -> Struct | Stream[Struct]` as an ASGI application.
 
-    Unless `public`, the request is admitted first. A body is read only by a handler that takes one; so is a query.
-    A body's Struct may have `mend(fields)`, which is called when a body does not fit: before it is read again.
+    The request passes its `gate` first. A body is read only by a handler that takes one, and may be left out where it
+    has a default; so is a query. `headers` are those of an answer in JSON. A body's Struct may have `mend(fields)`,
+    which is called when a body does not fit: before it is read again.
     """
 
-    def __init__(self, handler: Callable[..., Awaitable[Any]], *, public: bool = False) -> None:
+    def __init__(
+        self, handler: Callable[..., Awaitable[Any]], *, gate: Gate | None = admit, headers: Headers | None = None
+    ) -> None:
         self.handler = handler
-        self.public = public
+        self.gate = gate
+        self.headers = headers or _JSON
         self.name = f"{handler.__module__}.{handler.__qualname__}"
         hints = get_type_hints(handler)
-        self.body: type[msgspec.Struct] | None = (
-            hints.get("body") if "body" in inspect.signature(handler).parameters else None
-        )
+        parameter = inspect.signature(handler).parameters.get("body")
+        self.body: type[msgspec.Struct] | None = hints.get("body") if parameter is not None else None
+        self._default = parameter.default if parameter is not None else inspect.Parameter.empty
         self._decode = msgspec.json.Decoder(self.body).decode if self.body is not None else None
         self._takes_extra = getattr(self.body, "takes_extra", False)
         self._mend: Callable[[dict[str, Any]], None] | None = getattr(self.body, "mend", None)
@@ -91,27 +100,43 @@ class Endpoint:
 
     async def serve(self, request: Request) -> None:
         """Admit, decode, call, encode. Whatever is raised, the Lifetime answers."""
-        if not self.public:
-            await admit(request)
+        if self.gate is not None:
+            await self.gate(request)
         if self._query is not None:
             answer = await self.handler(request, _read_query(request, self._query))
         elif self._decode is None:
             answer = await self.handler(request)
-        elif self._form is not None:
-            answer = await self.handler(request, self._read_form(request, await self._form.read(request)))
         else:
-            answer = await self.handler(request, self._read(request, await read_json(request)))
+            answer = await self._answer(request)
         if isinstance(answer, Stream):
             await _send_stream(request, answer)
         elif isinstance(answer, Bytes):
-            await request.respond(answer.body, headers=answer.headers)
+            await _send(request, answer.body, answer.headers)
         elif isinstance(answer, ByteStream):
             await _send_bytes(request, answer)
+        elif isinstance(answer, Recorded):
+            await request.vacate()
+            await idempotency.replay(request, answer)
         else:
-            await request.respond(encode(answer))
+            await _send(request, encode(answer), self.headers)
+
+    async def _answer(self, request: Request) -> Any:
+        """The handler's answer to the body; or the recorded one, where this is the same request again."""
+        key = idempotency.given(request)
+        if self._form is not None:
+            form = await self._form.read(request, digested=key is not None)
+            if key is not None and (recorded := await idempotency.claim(request, key, fingerprint(form))):
+                return recorded
+            return await self.handler(request, self._read_form(request, self._form.fields(form)))
+        body = await read_json(request)
+        if key is not None and (recorded := await idempotency.claim(request, key, hashlib.sha256(body).digest())):
+            return recorded
+        return await self.handler(request, self._read(request, body))
 
     def _read(self, request: Request, body: bytes) -> Any:
         assert self._decode is not None
+        if not body and self._default is not inspect.Parameter.empty:
+            return self._default
         try:
             return self._decode(body)
         except msgspec.ValidationError as error:
@@ -170,8 +195,8 @@ class _FormFields:
         self.lists = frozenset(name for name in names.values() if name.endswith("[]"))
         self.files = frozenset(name for field, name in names.items() if hints[field] is Upload)
 
-    async def read(self, request: Request) -> dict[str, Any]:
-        """The parts by name. Raises 400, 408, 413, 415."""
+    async def read(self, request: Request, *, digested: bool) -> Form:
+        """The parts in their order. Raises 400, 408, 413, 415."""
         content_type = request.header(b"content-type") or b""
         if content_type.partition(b";")[0].strip().lower() != b"multipart/form-data":
             raise InvalidRequest(
@@ -183,7 +208,11 @@ class _FormFields:
         if int(request.header(b"content-length") or 0) > limit:
             raise _too_large(limit)
         pieces = _pieces(request, limit)
-        return fields(await read_form(content_type, pieces, self.files, request.on_end), self.lists)
+        return await read_form(content_type, pieces, self.files, request.on_end, digested=digested)
+
+    def fields(self, form: Form) -> dict[str, Any]:
+        """The parts by name. Raises 400."""
+        return fields(form, self.lists)
 
 
 def _names_unknown_field(error: msgspec.ValidationError) -> bool:
@@ -239,6 +268,15 @@ def _too_large(limit: int) -> InvalidRequest:
     return InvalidRequest(f"The body is too large; the limit is {limit} bytes.", status=413, code="body_too_large")
 
 
+async def _send(request: Request, body: bytes, headers: Headers) -> None:
+    """A whole answer, once the ledger has it."""
+    if request.place is not None:
+        await request.vacate()
+    if request.bill is not None:
+        await request.bill.settle(headers, body, streamed=False)
+    await request.respond(body, headers=headers)
+
+
 async def _send_stream(request: Request, stream: Stream[Any]) -> None:
     """The head goes out with the first frames, so that what fails before them has a status of its own."""
     request.keep_alive(EVENT_STREAM)
@@ -246,9 +284,7 @@ async def _send_stream(request: Request, stream: Stream[Any]) -> None:
         if not request.started:
             await request.start_stream(EVENT_STREAM)
         await request.write(frames)
-    if not request.started:
-        await request.start_stream(EVENT_STREAM)
-    await request.write(stream.closing() + DONE, last=True)
+    await _send_last(request, stream.closing() + DONE, EVENT_STREAM)
 
 
 async def _send_bytes(request: Request, answer: ByteStream) -> None:
@@ -258,6 +294,15 @@ async def _send_bytes(request: Request, answer: ByteStream) -> None:
         if not request.started:
             await request.start_stream(answer.headers)
         await request.write(piece)
+    await _send_last(request, b"", answer.headers)
+
+
+async def _send_last(request: Request, last: bytes, headers: Headers) -> None:
+    """The end of a stream, once the ledger has it."""
+    if request.place is not None:
+        await request.vacate()
+    if request.bill is not None:
+        await request.bill.settle(headers, bytes(request.record or b"") + last, streamed=True)
     if not request.started:
-        await request.start_stream(answer.headers)
-    await request.write(b"", last=True)
+        await request.start_stream(headers)
+    await request.write(last, last=True)

@@ -9,9 +9,17 @@ from upstream.deployment import Deployment
 from upstream.pool import CHECK_TIMEOUT, Pool
 
 
+class Stand(msgspec.Struct):
+    """How a model stands on one server: verified, or the reason why not."""
+
+    url: str
+    verified: bool
+    reason: str
+
+
 class Fit(msgspec.Struct):
     """A model's verification. `bound`: tensors that the profile fills or reads; `unbound`: what the live model has
-    besides; `unknown`: what the profile names and the live model lacks; `missing`: why some servers do without it."""
+    besides; `unknown`: what the profile names and the live model lacks."""
 
     id: str
     task: str
@@ -20,16 +28,15 @@ class Fit(msgspec.Struct):
     bound: list[str]
     unbound: list[str]
     unknown: list[str]
-    missing: list[str]
+    servers: list[Stand]
 
 
 async def fits(config: Config) -> list[Fit]:
     """One for each model, in the order of the file."""
     pool = Pool(config.upstreams, config.models)
     try:
-        deployments = list(pool.deployments.values())
-        await asyncio.gather(*(deployment.check(CHECK_TIMEOUT) for deployment in deployments))
-        return [_fit(deployment) for deployment in deployments]
+        await asyncio.gather(*(deployment.check(CHECK_TIMEOUT) for deployment in pool.deployments.values()))
+        return [fit(pool.deployments[model.id], config.upstreams[model.upstream].urls) for model in config.models]
     finally:
         await pool.close()
 
@@ -45,13 +52,17 @@ def printed(models: list[Fit]) -> str:
             ("bound", model.bound),
             ("unbound", model.unbound),
             ("unknown", model.unknown),
-            ("missing", model.missing),
+            (
+                "missing",
+                [f"{server.url}: {server.reason}" for server in model.servers if model.verified and server.reason],
+            ),
         )
         lines += [f"  {name:8} {', '.join(said)}" for name, said in rows if any(said)]
     return "\n".join(lines) or "no models are configured"
 
 
-def _fit(deployment: Deployment) -> Fit:
+def fit(deployment: Deployment, urls: list[str]) -> Fit:
+    """As it stood when it was last looked at. `urls`: of its servers, in the order of the configuration."""
     binding = next((replica.binding for replica in deployment.replicas if replica.binding is not None), None)
     bound: list[str] = []
     unbound: list[str] = []
@@ -64,7 +75,10 @@ def _fit(deployment: Deployment) -> Fit:
             named.add(entry if isinstance(entry, str) else entry.tensor)
         bound = [name for name in live if name in named]
         unbound = [name for name in live if name not in named]
-    missing = [replica.reason for replica in deployment.replicas if replica.reason] if deployment.verified else []
+    servers = [
+        Stand(url, replica.binding is not None, replica.reason)
+        for url, replica in zip(urls, deployment.replicas, strict=True)
+    ]
     return Fit(
         deployment.id,
         deployment.settings.task,
@@ -73,5 +87,5 @@ def _fit(deployment: Deployment) -> Fit:
         bound,
         unbound,
         deployment.left_out,
-        missing,
+        servers,
     )

@@ -183,10 +183,15 @@ class ChatRequest(Body):
     prompt_cache_retention: str | None = None
 
 
+class PromptTokensDetails(msgspec.Struct):
+    cached_tokens: int
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
 
 
 class AnswerMessage(msgspec.Struct, tag_field="role", tag="assistant"):

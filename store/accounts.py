@@ -1,0 +1,162 @@
+"""Credits: granted, held while a request runs, settled by what it used; beside them the usage of every request.
+
+Money is integer nano-dollars. A request's account is opened by a Hold and ended by a Closing, which may come twice.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import groupby
+
+from store import claims
+from store.ledger import event, no_workspace
+from store.records import Account, Closing, Held, Hold
+from store.script import Each, Script, Statement, identify
+
+_spent = "(CASE WHEN month = CAST($4 AS bigint) THEN spent ELSE 0 END)"
+_held = "CAST($3 AS bigint)"
+_limit = "COALESCE(spend_limit, CAST($6 AS bigint))"
+
+MOVE = f"""
+UPDATE accounts SET
+    credits = credits + CAST($2 AS bigint) - {_held},
+    spent = {_spent} - CAST($5 AS bigint) + {_held},
+    month = CAST($4 AS bigint)
+WHERE workspace = $1 AND ({_held} = 0 OR (
+    credits + CAST($2 AS bigint) >= {_held}
+    AND ({_limit} IS NULL OR {_spent} - CAST($5 AS bigint) + {_held} <= {_limit})))
+RETURNING credits
+"""
+"""Gives $2 back and takes $3, if credits and the month's limit allow that; of what comes back, $5 is of month $4."""
+
+ACCOUNT = "SELECT credits, CASE WHEN month = CAST($2 AS bigint) THEN spent ELSE 0 END, spend_limit FROM accounts"
+
+HOLD = Each(
+    "INSERT INTO holds (id, process, workspace, amount, month) VALUES {rows}",
+    "(?, ?, ?, CAST(? AS bigint), CAST(? AS bigint))",
+)
+LET_GO = Each("DELETE FROM holds WHERE id IN ({rows}) RETURNING workspace, amount, month", "?")
+USE = Each(
+    "INSERT INTO usage (at, id, workspace, key_id, model, input_tokens, cached_tokens, output_tokens, images, "
+    "characters, milliseconds, cost, whole) VALUES {rows} ON CONFLICT (at, id) DO NOTHING RETURNING workspace, cost",
+    "(CAST(? AS bigint), ?, ?, ?, ?" + ", CAST(? AS bigint)" * 8 + ")",
+)
+
+
+def month(now: int) -> int:
+    """The calendar month of a time in µs, UTC: yyyymm."""
+    day = time.gmtime(now // 1_000_000)
+    return day.tm_year * 100 + day.tm_mon
+
+
+def settle(asks: Sequence[Hold | Closing], now: int) -> Script[list[Held | None]]:
+    """Ends what is to be closed, then holds what is asked for, in this order.
+
+    Every account that is touched is touched once, in the order of names, so that two machines never wait for each
+    other; more often only where not all that is asked of one can be granted.
+    """
+    this_month = month(now)
+    closings = [ask for ask in asks if isinstance(ask, Closing)]
+    back, unspent = yield from _close(closings, this_month)
+    wanted: dict[str, list[Hold]] = defaultdict(list)
+    for ask in asks:
+        if isinstance(ask, Hold):
+            wanted[ask.workspace].append(ask)
+    answers: dict[str, Held] = {}
+    granted: list[Hold] = []
+    for workspace in sorted(back.keys() | wanted.keys()):
+        holds, moved = wanted[workspace], (back[workspace], unspent[workspace])
+        rows = yield _move(workspace, moved, sum(hold.amount for hold in holds), this_month, holds)
+        if not rows:
+            yield _move(workspace, moved, 0, this_month, ())
+        for hold in holds:
+            if not rows and not (yield _move(workspace, (0, 0), hold.amount, this_month, (hold,))):
+                answers[hold.id] = yield from _refusal(hold, this_month)
+            else:
+                granted.append(hold)
+    yield from HOLD([(hold.id, hold.process, hold.workspace, hold.amount, this_month) for hold in granted])
+    yield from claims.end([closing for closing in closings if closing.claim is not None])
+    whole = Held(True)
+    return [answers.get(ask.id, whole) if isinstance(ask, Hold) else None for ask in asks]
+
+
+def _close(closings: Sequence[Closing], this_month: int) -> Script[tuple[defaultdict[str, int], defaultdict[str, int]]]:
+    """What each workspace gets back of its holds (less than nothing where one was reaped), and how much of that counts
+    as spent this month."""
+    back: defaultdict[str, int] = defaultdict(int)
+    unspent: defaultdict[str, int] = defaultdict(int)
+    for statement in LET_GO([(closing.id,) for closing in closings if closing.held]):
+        for workspace, amount, held_in in (yield statement):
+            back[workspace] += amount
+            unspent[workspace] += amount if held_in == this_month else 0
+    used = [_usage_row(closing) for closing in closings if closing.usage is not None]
+    for statement in USE(used):
+        for workspace, cost in (yield statement):
+            if cost:
+                back[workspace] -= cost
+                unspent[workspace] -= cost
+    return back, unspent
+
+
+def _usage_row(closing: Closing) -> tuple[object, ...]:
+    usage = closing.usage
+    assert usage is not None
+    units = usage.units
+    return (
+        usage.at, closing.id, usage.workspace, usage.key, usage.model, units.input_tokens, units.cached_tokens,
+        units.output_tokens, units.images, units.characters, units.milliseconds, usage.cost, int(usage.whole),
+    )  # fmt: skip
+
+
+def _move(workspace: str, moved: tuple[int, int], held: int, this_month: int, holds: Sequence[Hold]) -> Statement:
+    back, unspent = moved
+    limits = [hold.limit for hold in holds if hold.limit is not None]
+    return Statement(MOVE, (workspace, back, held, this_month, unspent, min(limits, default=None)))
+
+
+def _refusal(hold: Hold, this_month: int) -> Script[Held]:
+    """Why: the account as it stands."""
+    rows = yield Statement(f"{ACCOUNT} WHERE workspace = $1", (hold.workspace, this_month))
+    credits, spent, limit = rows[0] if rows else (0, 0, None)
+    return Held(False, credits, spent, hold.limit if limit is None else limit)
+
+
+def grant(workspace: str, amount: int, *, note: str = "", by: str, now: int) -> Script[Account]:
+    """Adds credits. Raises NotFound."""
+    granted = yield Statement(
+        "UPDATE accounts SET credits = credits + CAST($2 AS bigint) WHERE workspace = $1 RETURNING credits",
+        (workspace, amount),
+    )
+    if not granted:
+        raise no_workspace(workspace)
+    yield Statement(
+        "INSERT INTO grants (id, workspace, amount, at, actor, note) "
+        "VALUES ($1, $2, CAST($3 AS bigint), CAST($4 AS bigint), $5, $6)",
+        (identify("grant", now), workspace, amount, now, by, note),
+    )
+    yield event("credits.grant", workspace, {"amount": amount, "note": note}, by, now)
+    return (yield from account(workspace, now=now))
+
+
+def account(workspace: str, *, now: int) -> Script[Account]:
+    """Raises NotFound."""
+    this_month = month(now)
+    rows = yield Statement(f"{ACCOUNT} WHERE workspace = $1", (workspace, this_month))
+    if not rows:
+        raise no_workspace(workspace)
+    credits, spent, limit = rows[0]
+    ((held,),) = yield Statement(
+        "SELECT CAST(COALESCE(SUM(amount), 0) AS bigint) FROM holds WHERE workspace = $1", (workspace,)
+    )
+    return Account(workspace, credits, held, this_month, spent, limit)
+
+
+def give_back(process: str, now: int) -> Script[None]:
+    """Ends the holds of a process that is no more: nothing of them was spent."""
+    rows = yield Statement("DELETE FROM holds WHERE process = $1 RETURNING workspace, amount, month", (process,))
+    this_month = month(now)
+    for workspace, group in groupby(sorted(rows, key=lambda row: row[0]), key=lambda row: row[0]):
+        held = list(group)
+        back = sum(amount for _, amount, _ in held)
+        unspent = sum(amount for _, amount, held_in in held if held_in == this_month)
+        yield _move(workspace, (back, unspent), 0, this_month, ())

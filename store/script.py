@@ -1,0 +1,53 @@
+"""What the store's scripts are made of: a generator yields Statements, is sent their rows, and returns its result.
+
+A driver runs a script as one transaction and rolls back what raised. A change writes first and reads after, so
+that it holds its lock or row from the start. The SQL is the same for every database.
+"""
+
+import secrets
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
+Row: TypeAlias = Sequence[Any]
+
+CHUNKS = (16, 8, 4, 2, 1)
+"""Rows that one statement writes: few texts, so that every database keeps them prepared."""
+
+
+class Statement(NamedTuple):
+    """SQL and the values of its $1, $2, …"""
+
+    sql: str
+    params: tuple[Any, ...] = ()
+
+
+Script: TypeAlias = Generator[Statement, Sequence[Row], T]
+
+
+def identify(kind: str, now: int) -> str:
+    """A unique id; ids sort by the time they were made (µs)."""
+    return f"{kind}_{now:014x}{secrets.token_hex(5)}"
+
+
+class Each:
+    """SQL for many rows: `{rows}` in it stands for ($1, $2), ($3, $4) … of `row`, such as "(?, CAST(? AS bigint))"."""
+
+    def __init__(self, sql: str, row: str) -> None:
+        self._width = row.count("?")
+        self._texts = {size: sql.replace("{rows}", _numbered(row, size)) for size in CHUNKS}
+
+    def __call__(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Statement]:
+        """The statements that together are for all of `rows`."""
+        start, left = 0, len(rows)
+        for size in CHUNKS:
+            while left >= size:
+                part = rows[start : start + size]
+                yield Statement(self._texts[size], tuple([value for row in part for value in row]))
+                start, left = start + size, left - size
+
+
+def _numbered(row: str, times: int) -> str:
+    numbers = iter(range(1, row.count("?") * times + 1))
+    fill: Callable[[str], str] = lambda part: part if part != "?" else f"${next(numbers)}"  # noqa: E731
+    return ", ".join("".join(map(fill, row)) for _ in range(times))
