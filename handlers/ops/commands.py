@@ -12,7 +12,7 @@ from handlers.door.admission import judge
 from handlers.door.errors import ApiError
 from handlers.door.gateway import VERSION
 from handlers.door.lifetime import Lifetime
-from handlers.ops import check, verbs
+from handlers.ops import backup, check, copying, verbs
 from handlers.ops.inside import get
 from handlers.ops.tables import show
 from store import open_store
@@ -21,7 +21,7 @@ from store.records import StoreError
 Build = Callable[[Config], Lifetime]
 Serve = Callable[[Config], None]
 
-GROUPS: tuple[Callable[[Any, argparse.ArgumentParser], None], ...] = (verbs.add)
+GROUPS: tuple[Callable[[Any, argparse.ArgumentParser], None], ...] = (verbs.add, backup.add, copying.add)
 """Each puts verbs of its own into the parser."""
 
 
