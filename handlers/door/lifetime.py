@@ -40,6 +40,7 @@ class Request:
         "_receive",
         "_releases",
         "_send",
+        "_stream_headers",
         "_task",
         "_writing",
         "authority",
@@ -90,6 +91,7 @@ class Request:
         self._task: asyncio.Task[Any] | None = None
         self._releases: list[Release] = []
         self._keep_alive: asyncio.TimerHandle | None = None
+        self._stream_headers: Headers = []
         self._last_write = 0.0
         self._writing = False
 
@@ -156,25 +158,24 @@ class Request:
 
     def keep_alive(self, headers: Headers) -> None:
         """Send a comment frame whenever nothing has flowed for 15 s; before the first write, the head too."""
-        if self._keep_alive is not None:
-            return
-        self._last_write = time.perf_counter()
+        if self._keep_alive is None:
+            self._stream_headers = headers
+            self._last_write = time.perf_counter()
+            self._keep_alive = asyncio.get_running_loop().call_later(KEEP_ALIVE_EVERY, self._look)
+
+    def _look(self) -> None:
+        quiet = time.perf_counter() - self._last_write
         loop = asyncio.get_running_loop()
+        if quiet >= KEEP_ALIVE_EVERY:
+            loop.create_task(self._beat())  # noqa: RUF006 - what it may wait for holds it
+            quiet = 0.0
+        self._keep_alive = loop.call_later(KEEP_ALIVE_EVERY - quiet, self._look)
 
-        def look() -> None:
-            quiet = time.perf_counter() - self._last_write
-            if quiet >= KEEP_ALIVE_EVERY:
-                loop.create_task(self._beat(headers))  # noqa: RUF006 - what it may wait for holds it
-                quiet = 0.0
-            self._keep_alive = loop.call_later(KEEP_ALIVE_EVERY - quiet, look)
-
-        self._keep_alive = loop.call_later(KEEP_ALIVE_EVERY, look)
-
-    async def _beat(self, headers: Headers) -> None:
+    async def _beat(self) -> None:
         if self._task is None or self._writing:
             return  # the answer has ended meanwhile, or the client is the slow one
         if not self.started:
-            await self.start_stream(headers)
+            await self.start_stream(self._stream_headers)
         await self.write(KEEP_ALIVE)
 
     def leave(self) -> None:
@@ -206,7 +207,7 @@ class Request:
             if refusal is not None and not self.left:
                 await self._answer(refusal)
         finally:
-            connection.running = None
+            connection.running = self.bill = None  # a bill knows its request: a cycle would wait for the collector
             if self._keep_alive is not None:
                 self._keep_alive.cancel()
             if not self.body_read:
