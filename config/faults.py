@@ -77,6 +77,8 @@ def _of_price(model: "Model") -> Iterator[str]:
             yield "a model with a price needs max_output: it bounds what a request can cost."
         if price.cached_input is not None and "cached_tokens" not in model.outputs:
             yield "price.cached_input needs cached_tokens in [models.out]."
+        if price.cached_input is not None and price.cached_input > price.input:
+            yield "price.cached_input is over price.input: what a request may cost is held at that."
         for unit, count in (("input", "prompt_tokens"), ("output", "completion_tokens")):
             if getattr(price, unit) and count not in model.outputs:
                 yield f"price.{unit} needs {count} in [models.out]: nothing else tells what to charge."

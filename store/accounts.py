@@ -10,8 +10,10 @@ from itertools import groupby
 
 from store import claims
 from store.ledger import event, no_workspace
-from store.records import Account, Closing, Held, Hold
+from store.records import Account, Closing, Conflict, Held, Hold
 from store.script import Each, Script, Statement, identify
+
+MOST = 1 << 62  # nano-dollars of one workspace: 4.6 billion dollars
 
 _spent = "(CASE WHEN month = CAST($4 AS bigint) THEN spent ELSE 0 END)"
 _held = "CAST($3 AS bigint)"
@@ -122,13 +124,15 @@ def _refusal(hold: Hold, this_month: int) -> Script[Held]:
 
 
 def grant(workspace: str, amount: int, *, note: str = "", by: str, now: int) -> Script[Account]:
-    """Adds credits. Raises NotFound."""
+    """Adds credits. Raises NotFound, or Conflict for more than the books can hold."""
     granted = yield Statement(
-        "UPDATE accounts SET credits = credits + CAST($2 AS bigint) WHERE workspace = $1 RETURNING credits",
-        (workspace, amount),
+        "UPDATE accounts SET credits = credits + CAST($2 AS bigint) "
+        "WHERE workspace = $1 AND credits <= CAST($3 AS bigint) - CAST($2 AS bigint) RETURNING credits",
+        (workspace, amount, MOST),
     )
     if not granted:
-        raise no_workspace(workspace)
+        yield from account(workspace, now=now)
+        raise Conflict(f"Workspace {workspace!r} cannot have more than {MOST // 1_000_000_000} dollars.")
     yield Statement(
         "INSERT INTO grants (id, workspace, amount, at, actor, note) "
         "VALUES ($1, $2, CAST($3 AS bigint), CAST($4 AS bigint), $5, $6)",

@@ -108,7 +108,9 @@ def _move_in(
     rooms: dict[bytes, int] = {}
     for workspace in sorted(leaving.keys() | entering.keys()):
         count = leaving[workspace]
-        if count and (yield Statement(GIVE_BACK, (process, workspace, count))):
+        while count and not (yield Statement(GIVE_BACK, (process, workspace, count))):
+            count -= 1  # one of them was reaped
+        if count:
             yield Statement(LEAVE, (workspace, count))
         for digest, concurrency in entering.get(workspace, ()):
             ((rooms[digest],),) = yield Statement(ENTER, (workspace, concurrency, waiting[digest]))

@@ -94,8 +94,8 @@ class Teller:
         self._take: Kind = partial(buckets.take, judge, self.process)
         self._kinds: tuple[Kind, ...] = (
             self._take,
-            claims.claim,
             accounts.settle,
+            claims.claim,  # after the accounts, as what settles ends its claims: the other way round deadlocks
             responses.keep,
             processes.beat,
             processes.leave,

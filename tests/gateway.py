@@ -13,6 +13,7 @@ from threading import Thread
 from typing import IO, Any
 
 from scripts.wheel import CACHE
+from tests import secrecy
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTENING = re.compile(r"listening on (http://\S+)")
@@ -275,6 +276,7 @@ class Conch:
             recording.setparams((1, 2, 24_000, 0, "NONE", ""))
             recording.writeframes(STORED)
         self.log: list[str] = []
+        self.status = 0  # with which it is to end
         self.url = ""
 
     @contextlib.contextmanager
@@ -300,7 +302,9 @@ class Conch:
             process.terminate()
             status = process.wait(timeout=40)
             process.stderr.close()
-        assert status == 0, "".join(self.log)
+        assert status == self.status, "".join(self.log)
+        secrecy.check_log(self.log)
+        secrecy.check_files(self.store)
 
     def command(self, *arguments: str, status: int = 0) -> Any:
         """`python app.py …`: what it printed with --json, or its one sentence on stderr when it is to fail."""

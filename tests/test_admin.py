@@ -501,3 +501,16 @@ def test_models_as_they_stand(shop: Conch, triton: Triton) -> None:
     assert found["vllm"]["servers"] == [{"url": triton.url, "verified": True, "reason": ""}]
     assert {"text_input", "text_output"} <= set(found["vllm"]["bound"])
     assert list(found.values()) == json.loads(json.dumps(done(shop, "GET", "/models?limit=1000")["data"]))
+
+
+def test_a_grant_that_is_sent_again_is_granted_once(shop: Conch) -> None:
+    again = {
+        "authorization": f"Bearer {TOKEN.encode().decode('latin-1')}",
+        "content-type": "application/json",
+        "idempotency-key": "invoice 9",
+    }
+    first, second = (ask(shop, "POST", "/workspaces/free/credits", {"amount_usd": "3"}, **again) for _ in range(2))
+    assert first.status == second.status == 200
+    assert first.json == second.json == done(shop, "GET", "/workspaces/free/credits")
+    assert second.headers["x-runinfra-idempotent-replay"] == "true"
+    ask(shop, "POST", "/keys", {"workspace": "acme"}, **again).error(400, param="Idempotency-Key")

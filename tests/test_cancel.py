@@ -261,7 +261,7 @@ async def test_a_thousand_leave_nothing_behind(conch: Conch, key: str, model: Mo
     assert model.since("finished") == 0
     await_true(lambda: len(process.upstream()) <= connections + 1)
     await_true(lambda: process.clients() <= clients)
-    assert process.files <= files
+    await_true(lambda: process.files <= files)  # a checkpoint of the store opens three for a moment
     assert process.resident - memory < 4 << 20
 
 

@@ -16,11 +16,17 @@ REPLAYED = (b"x-runinfra-idempotent-replay", b"true")
 NO_RETRY = ((b"x-should-retry", b"false"),)
 
 
-def given(request: Request) -> bytes | None:
-    """The key of a POST, if it has one. Raises 400."""
-    if request.authority is None or request.scope["method"] != "POST":
+def given(request: Request, *, refused: bool = False) -> bytes | None:
+    """The key of a POST, if it has one; `refused` where the answer cannot be kept. Raises 400."""
+    if request.scope["method"] != "POST":
         return None
     key = request.header(HEADER)
+    if key is not None and refused:
+        raise InvalidRequest(
+            "'Idempotency-Key' is not taken here: the answer has a secret, which is shown once and kept nowhere.",
+            param="Idempotency-Key",
+            code="unsupported_parameter",
+        )
     if key is not None and _KEY.fullmatch(key) is None:
         raise InvalidRequest(
             "Invalid 'Idempotency-Key': send 1 to 255 printable ASCII characters.",
@@ -80,9 +86,8 @@ async def replay(request: Request, answer: Recorded) -> None:
 
 def _scope(request: Request, key: bytes) -> bytes:
     """Who may meet whose answer: the same rights, method and path."""
-    authority = request.authority
-    assert authority is not None, "the endpoint admits first"
+    own = request.authority.key if request.authority is not None else None  # None: the operator
     path: str = request.scope["path"]
-    rights = (authority.key.workspace, authority.key.pipeline, authority.key.models)
+    rights = (own.workspace, own.pipeline, own.models) if own is not None else ()
     scope = (*rights, request.scope["method"], path.removeprefix("/api"), key.decode())
     return hashlib.sha256(msgspec.json.encode(scope)).digest()

@@ -4,7 +4,7 @@ Times are integer µs since the epoch, UTC; a field that ends in _usd is a decim
 """
 
 from datetime import date, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -83,6 +83,8 @@ class KeyCard(msgspec.Struct):
 
 class NewKey(KeyCard):
     """A key and its secret, which is shown here and never again."""
+
+    secret: ClassVar = True  # is shown once: it cannot be kept for who asks again
 
     key: str
 
