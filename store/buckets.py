@@ -56,6 +56,7 @@ PLACES = """
 INSERT INTO slots (process, workspace, taken) VALUES ($1, $2, CAST($3 AS bigint))
 ON CONFLICT (process, workspace) DO UPDATE SET taken = slots.taken + CAST($3 AS bigint)
 """
+SET = "UPDATE slots SET taken = CAST($3 AS bigint) WHERE process = $1 AND workspace = $2"
 LEAVE = "UPDATE places SET running = running - CAST($2 AS bigint) WHERE workspace = $1"
 
 
@@ -115,6 +116,19 @@ def _move_in(
         for digest, concurrency in entering.get(workspace, ()):
             ((rooms[digest],),) = yield Statement(ENTER, (workspace, concurrency, waiting[digest]))
     return rooms
+
+
+def recount(asks: Sequence[tuple[str, dict[str, int]]], now: int) -> Script[list[None]]:
+    """A process's places by workspace, as it knows them: what became of a take or a leaving was in doubt."""
+    for process, known in asks:
+        rows = yield Statement("SELECT workspace, taken FROM slots WHERE process = $1", (process,))
+        taken: dict[str, int] = dict(rows)  # type: ignore[arg-type]
+        for workspace in sorted(taken.keys() | known.keys()):
+            more = known.get(workspace, 0) - taken.get(workspace, 0)
+            if more:
+                yield Statement(LEAVE, (workspace, -more))
+                yield Statement(SET if workspace in taken else PLACES, (process, workspace, known.get(workspace, 0)))
+    return [None for _ in asks]
 
 
 def _takes(

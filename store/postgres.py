@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import socket
 import ssl
 import time
@@ -42,8 +43,8 @@ OF_STATE = ("42501", "42703", "42P01")
 class Session:
     """One connection, opened when it is first needed and again after a failure."""
 
-    def __init__(self, url: str, clock: Callable[[], int], patience: float) -> None:
-        self._url, self._clock, self._patience = url, clock, patience
+    def __init__(self, url: str, clock: Callable[[], int], patience: float, begin: str = BEGIN) -> None:
+        self._url, self._clock, self._patience, self._start = url, clock, patience, begin
         self._connection: Any = None  # asyncpg has no types
         self._used = 0.0
 
@@ -77,7 +78,7 @@ class Session:
     async def _begin(self) -> None:
         if self._connection is not None and time.monotonic() - self._used < REST:
             try:
-                await self._connection.execute(BEGIN)
+                await self._connection.execute(self._start)
             except Exception as error:
                 if not _breaks(error):
                     raise
@@ -86,7 +87,7 @@ class Session:
         # Nothing was asked of the old connection yet, so that a new one may take over at once.
         self._drop()
         await self._connect()
-        await self._connection.execute(BEGIN)
+        await self._connection.execute(self._start)
 
     async def _connect(self) -> None:
         try:
@@ -204,7 +205,10 @@ class PostgresStore:
 
     def __init__(self, url: str, judge: Judge, clock: Callable[[], int]) -> None:
         self._url, self._clock = url, clock
-        self._session = Session(url, clock, ASKING)
+        # One at a time, also where a commit that was given up is still under way at the server: what is closed
+        # after it must find what it made.
+        turn = f"{BEGIN}; SELECT pg_advisory_xact_lock({secrets.randbits(62)})"
+        self._session = Session(url, clock, ASKING, turn)
         self.teller = Teller(TaskDriver(self._session), judge, clock)
         self._idle: list[Session] = []
         self._turns = asyncio.Semaphore(CONNECTIONS)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -97,6 +98,7 @@ class Teller:
             accounts.settle,
             claims.claim,  # after the accounts, as what settles ends its claims: the other way round deadlocks
             responses.keep,
+            buckets.recount,
             processes.beat,
             processes.leave,
             ledger.ping,
@@ -106,6 +108,9 @@ class Teller:
         self._singly: list[Ask] = []
         self._owed: list[Ask] = []
         self._working = self._closed = self._busy = False
+        self.away = False  # the database did not answer the last time
+        self._in_doubt = False  # what became of a take or a leaving
+        self._places: Counter[str] = Counter()
         self._used: dict[str, int] = {}
         self._heart: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -169,18 +174,20 @@ class Teller:
             await asyncio.wait(pending)
 
     def _ask(self, kind: Kind, item: Any, until: float = 0.0) -> asyncio.Future[Any]:
-        loop = self._loop
-        if loop is None:  # once: in Python 3.11 it is a system call
-            loop = self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future = self._future()
         if self._closed:
             future.set_exception(StoreUnavailable("The store is closed."))
             return future
         self._waiting.append(Ask(kind, item, future, until))
         if not self._working:
             self._working = True
-            loop.call_soon(self._gather if self._busy else self._tick)
+            future.get_loop().call_soon(self._gather if self._busy else self._tick)
         return future
+
+    def _future(self) -> asyncio.Future[Any]:
+        if self._loop is None:  # once: in Python 3.11 it is a system call
+            self._loop = asyncio.get_running_loop()
+        return self._loop.create_future()
 
     def _gather(self) -> None:
         """Under load, one more round of the loop brings more into the transaction, of which each costs the same."""
@@ -192,7 +199,11 @@ class Teller:
 
     def _compose(self) -> Script[Answers]:
         """Called when the transaction has begun, so that who came while it waited for its lock is in it."""
-        if self._singly:
+        if self._in_doubt:  # alone: so that what this process knows is all that there is to know
+            self._in_doubt = False
+            known = {workspace: count for workspace, count in self._places.items() if count}
+            self._batch = [Ask(buckets.recount, (self.process, known), self._future(), 0.0)]
+        elif self._singly:
             self._batch = [self._singly.pop()]
         else:
             self._batch, self._waiting = self._waiting, []
@@ -210,9 +221,11 @@ class Teller:
 
     def _finish(self, outcome: Outcome) -> None:
         batch, self._batch = self._batch, []
+        self.away = isinstance(outcome, StoreUnavailable) and not isinstance(outcome, Contended)
         if isinstance(outcome, Contended):
             self._waiting = batch + self._waiting
         elif isinstance(outcome, StoreUnavailable):
+            self._in_doubt = any(ask.kind in (self._take, buckets.recount) for ask in batch)
             # Who waits for the next transaction has waited for this one too.
             batch += self._singly + self._waiting
             self._singly, self._waiting = [], []
@@ -231,12 +244,23 @@ class Teller:
     def _answer(self, answers: Answers) -> None:
         now = self._clock()
         for ask, answer in answers:
-            if not ask.future.done():
+            waits = not ask.future.done()
+            if waits:
                 ask.future.set_result(answer)
-            elif answer and ask.kind is self._take and answer.granted and answer.budget.concurrency is not None:
-                self.leave(answer.authority.workspace.name)  # whoever took it has gone meanwhile
-            if answer and ask.kind is self._take and answer.granted:
-                self._used[answer.authority.key.id] = now
+            if ask.kind is self._take:
+                self._note_take(ask.item, answer, waits, now)
+
+    def _note_take(self, item: bytes | str, answer: Take | None, waits: bool, now: int) -> None:
+        if answer is None:
+            assert isinstance(item, str), "a workspace, in which a place was given back"
+            self._places[item] -= 1
+        elif answer.granted and answer.authority and answer.budget:
+            self._used[answer.authority.key.id] = now
+            if answer.budget.concurrency is not None:
+                workspace = answer.authority.workspace.name
+                self._places[workspace] += 1
+                if not waits:
+                    self.leave(workspace)  # whoever took it has gone meanwhile
 
     def _put_off(self, asks: list[Ask], outcome: StoreUnavailable) -> None:
         """The database is away: what is owed is tried again later, the rest is refused."""
@@ -246,7 +270,7 @@ class Teller:
                 if not self._owed:
                     loop.call_later(AGAIN, self._try_again)
                 self._owed.append(ask)
-            else:
+            elif ask.kind is not buckets.recount:  # which comes again by itself
                 ask.refuse(StoreUnavailable(str(outcome)), outcome)
 
     def _try_again(self) -> None:

@@ -26,7 +26,8 @@ def fleet(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     gateways[0].workspace("acme", "pro")
     with contextlib.ExitStack() as stack:
         for gateway in gateways:
-            stack.enter_context(gateway.running())
+            patient = {"CONCH_SERVER__HEADER_TIMEOUT": "30s", "CONCH_SERVER__BODY_TIMEOUT": "30s"}  # on a busy machine
+            stack.enter_context(gateway.running(**patient))
         yield gateways
         spare = gateways[0].key("acme")
         for gateway in gateways:

@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from store import Clock, Store, ledger, open_store, postgres
-from store.records import Budget, Closing, Contended, Hold, StoreUnavailable
+from store import Clock, Store, accounts, ledger, open_store, postgres
+from store.records import Authority, Budget, Claim, Closing, Contended, Hold, StoreUnavailable
 from store.script import Script, Statement
 from tests.postgres_fixture import Postgres
 from tests.stores import SECOND, START, Hands, judge, new_database, new_key, take
@@ -281,3 +281,47 @@ async def test_stores_together_are_exact_and_never_deadlock(
     for each in stores:
         await each.close()
     assert not [line for line in postgres.log if "deadlock" in line]
+
+
+# A commit whose acknowledgement comes too late
+
+SLOW = """
+CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(0.4); RETURN NEW; END $$ LANGUAGE plpgsql
+"""
+LATE = (
+    "CREATE TRIGGER early BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION slow()",
+    (
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {} DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION slow()"
+    ),
+)
+
+
+async def test_what_a_late_commit_made_is_given_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teller gives up after 0.6 s, in the middle of a COMMIT that then succeeds."""
+    monkeypatch.setattr(postgres, "ASKING", 0.6)
+
+    def plan(authority: Authority, now: int) -> Budget:
+        return Budget(60, 60, 1)
+
+    store = open_store(url, plan, clock=Hands())
+    await store.migrate()
+    await store.run(ledger.create_workspace("acme", "any", by="test", now=START))
+    minted, _ = await new_key(store)
+    await store.run(accounts.grant("acme", 100, by="test", now=START))
+    await store.run(run(SLOW))
+    for table in ("holds", "claims", "slots"):
+        for trigger in LATE:
+            await store.run(run(trigger.format(table)))
+    teller = store.teller
+    assert "too long" in await refused(teller.hold(Hold("req_1", teller.process, "acme", 5)))
+    await teller.release(Closing("req_1", held=True))
+    assert "too long" in await refused(teller.claim(Claim(b"key", "req_2", teller.process, b"body", START + SECOND)))
+    await teller.release(Closing("req_2", claim=b"key"))
+    assert "too long" in await refused(teller.take(minted.digest))
+    await teller.ping()
+    assert not await store.run(run("SELECT id FROM holds"))
+    assert not await store.run(run("SELECT id FROM claims"))
+    assert await store.run(run("SELECT taken, running FROM slots CROSS JOIN places")) == [(0, 0)]
+    assert (await store.run(accounts.account("acme", now=START))).credits == 100
+    await store.close()

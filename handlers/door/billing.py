@@ -118,8 +118,8 @@ class Bill:
             closing.usage = None
         if not closing.held and closing.claim is None and closing.usage is None:
             return None
-        released = self._request.gateway.store.teller.release(closing)
-        return asyncio.wait([released], timeout=RELEASED_IN)
+        teller = self._request.gateway.store.teller
+        return asyncio.wait([teller.release(closing)], timeout=0 if teller.away else RELEASED_IN)
 
     def _closing(self, *, whole: bool) -> Closing:
         return Closing(self._request.id, self.held, self._usage(whole=whole), self.claim)

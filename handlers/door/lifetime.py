@@ -110,7 +110,8 @@ class Request:
         """Give back its place, if it has one, before the client hears the last of it: who then asks again finds it."""
         workspace, self.place = self.place, None
         if workspace is not None:
-            await asyncio.wait([self.gateway.store.teller.leave(workspace)], timeout=RELEASED_IN)
+            teller = self.gateway.store.teller
+            await asyncio.wait([teller.leave(workspace)], timeout=0 if teller.away else RELEASED_IN)
 
     async def receive(self) -> tuple[bytes, bool]:
         """The next piece of the body, and whether more follows."""
