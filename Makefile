@@ -27,6 +27,9 @@ check: setup-check  ## lint, format and types
 bench: setup-bench  ## speed against nginx; BASE=<revision> measures that one beside this
 	@$(VENV) -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
 
+crash: setup-run  ## kill -9 the gateway 50 times under load, and reconcile its books
+	@$(VENV) scripts/crash.py $(ARGS)
+
 lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and models.in
 	@$(VENV) -m pip install --quiet uv==$(UV)
 	@$(COMPILE) pyproject.toml -o requirements/run.txt
@@ -40,5 +43,5 @@ clean:  ## remove the virtual environment, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test check bench lock clean
+.PHONY: help run serve triton test check bench crash lock clean
 .DEFAULT_GOAL := help
