@@ -14,10 +14,10 @@ from threading import Thread
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from config import Config, ConfigError, load  # noqa: E402
+from config import NANO, Config, ConfigError, load  # noqa: E402
 from handlers.door.admission import judge  # noqa: E402
 from scripts.triton import Triton, TritonError  # noqa: E402
-from store import ledger, open_store  # noqa: E402
+from store import accounts, ledger, open_store  # noqa: E402
 from store.records import Conflict, StoreError  # noqa: E402
 from store.teller import Clock  # noqa: E402
 
@@ -98,6 +98,7 @@ async def _key(config: Config, known: str) -> str:
         await store.migrate()
         with contextlib.suppress(Conflict):
             await store.run(ledger.create_workspace(WORKSPACE, "enterprise", by=BY, now=clock()))
+            await store.run(accounts.grant(WORKSPACE, 100 * NANO, note="to try prices with", by=BY, now=clock()))
         digest = ledger.digest(known)
         if digest is not None and (await store.teller.take(digest)).granted:
             return known

@@ -8,7 +8,7 @@ from config import Price
 from handlers.door.errors import ApiError, Forbidden
 from handlers.door.lifetime import RELEASED_IN, Headers, Request
 from store import accounts
-from store.records import Closing, Held, Hold, Recorded, Units, Usage
+from store.records import Closing, Held, Hold, Recorded, StoreUnavailable, Units, Usage
 
 if TYPE_CHECKING:
     from handlers.door.gateway import Gateway
@@ -96,7 +96,7 @@ class Bill:
         self._ended = True
         try:
             if closing.answer is not None and len(closing.answer.body or b"") > LARGE:
-                await store.run(accounts.settle([closing], self._request.gateway.clock()))
+                await self._settle_large(closing)
             elif self._request.unchecked:
                 store.teller.release(closing)  # the database is away: it is told when it is back
             else:
@@ -107,6 +107,16 @@ class Bill:
         except BaseException:
             self._ended = False
             raise
+
+    async def _settle_large(self, closing: Closing) -> None:
+        """Beside the loop; without the answer, where the database has no time for so much at the moment."""
+        gateway = self._request.gateway
+        try:
+            await gateway.store.run(accounts.settle([closing], gateway.clock()))
+        except StoreUnavailable:
+            assert closing.answer is not None, "it is what is large"
+            closing.answer.body = None
+            await gateway.store.teller.settle(closing)
 
     def release(self) -> Awaitable[object] | None:
         """The request has ended: unless it is settled, nothing is owed but for what a client that left let run."""
