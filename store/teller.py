@@ -82,7 +82,8 @@ class Ask:
             error.__cause__ = cause
             self.future.set_exception(error)
         if self.until:
-            self.future.exception()  # as good as retrieved: nobody need wait for it
+            if not self.future.cancelled():
+                self.future.exception()  # as good as retrieved: nobody need wait for it
             log.error("what was owed to the store could not be done: %s", error)
 
 
@@ -222,10 +223,12 @@ class Teller:
     def _finish(self, outcome: Outcome) -> None:
         batch, self._batch = self._batch, []
         self.away = isinstance(outcome, StoreUnavailable) and not isinstance(outcome, Contended)
+        if isinstance(outcome, StoreUnavailable) and any(ask.kind in (self._take, buckets.recount) for ask in batch):
+            self._in_doubt = True
+            batch = [ask for ask in batch if ask.kind is not buckets.recount]  # which is made anew
         if isinstance(outcome, Contended):
             self._waiting = batch + self._waiting
         elif isinstance(outcome, StoreUnavailable):
-            self._in_doubt = any(ask.kind in (self._take, buckets.recount) for ask in batch)
             # Who waits for the next transaction has waited for this one too.
             batch += self._singly + self._waiting
             self._singly, self._waiting = [], []
@@ -270,7 +273,7 @@ class Teller:
                 if not self._owed:
                     loop.call_later(AGAIN, self._try_again)
                 self._owed.append(ask)
-            elif ask.kind is not buckets.recount:  # which comes again by itself
+            else:
                 ask.refuse(StoreUnavailable(str(outcome)), outcome)
 
     def _try_again(self) -> None:
