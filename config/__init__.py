@@ -81,8 +81,10 @@ class Server(Section, frozen=True):
     max_header: Size = Size(64 << 10)
     header_timeout: Period = Period(10)
     body_timeout: Period = Period(30)
+    write_timeout: Period = Period(60)
     keep_alive: Duration = Duration(75)
     drain: Duration = Duration(30)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch
 
 

@@ -131,9 +131,9 @@ async def _begin(
         recording = await asyncio.to_thread(lambda: Recording(body.file.open()))
     except MediaError as error:
         raise _unreadable(error) from error
-    seconds = round(recording.seconds, 3)
-    await hold(request, deployment.id, Units(milliseconds=round(seconds * 1000)))
-    return Transcript(deployment, recording, job), seconds
+    windowed = recording.seconds > request.gateway.models[deployment.id].transcription.window
+    await hold(request, deployment.id, _sound(recording.most)(), stoppable=windowed)
+    return Transcript(deployment, recording, job), round(recording.seconds, 3)
 
 
 async def _pieces(request: Request, transcript: Transcript) -> AsyncGenerator[Heard, None]:
@@ -146,7 +146,7 @@ async def _pieces(request: Request, transcript: Transcript) -> AsyncGenerator[He
     except MediaError as error:
         raise _unreadable(error) from error
     request.upstream_seconds = transcript.upstream_seconds
-    request.used = _sound(transcript.seconds)  # silence has no pieces
+    request.used = _sound(transcript.recording.heard)  # silence has no pieces
 
 
 def _sound(seconds: float) -> Callable[[], Units]:

@@ -123,8 +123,16 @@ def _refusal(hold: Hold, this_month: int) -> Script[Held]:
     return Held(False, credits, spent, hold.limit if limit is None else limit)
 
 
-def grant(workspace: str, amount: int, *, note: str = "", by: str, now: int) -> Script[Account]:
-    """Adds credits. Raises NotFound, or Conflict for more than the books can hold."""
+def grant(
+    workspace: str, amount: int, *, note: str = "", once: str | None = None, by: str, now: int
+) -> Script[Account]:
+    """Adds credits; of the grants with the same `once`, the first one. Raises NotFound, or Conflict for more than the
+    books can hold, or another grant of that name."""
+    id = identify("grant", now) if once is None else f"grant_{once}"
+    for was in (yield Statement("SELECT workspace, amount FROM grants WHERE id = $1", (id,))):
+        if tuple(was) != (workspace, amount):
+            raise Conflict("This grant was made before, for another workspace or amount.")
+        return (yield from account(workspace, now=now))
     granted = yield Statement(
         "UPDATE accounts SET credits = credits + CAST($2 AS bigint) "
         "WHERE workspace = $1 AND credits <= CAST($3 AS bigint) - CAST($2 AS bigint) RETURNING credits",
@@ -136,7 +144,7 @@ def grant(workspace: str, amount: int, *, note: str = "", by: str, now: int) -> 
     yield Statement(
         "INSERT INTO grants (id, workspace, amount, at, actor, note) "
         "VALUES ($1, $2, CAST($3 AS bigint), CAST($4 AS bigint), $5, $6)",
-        (identify("grant", now), workspace, amount, now, by, note),
+        (id, workspace, amount, now, by, note),
     )
     yield event("credits.grant", workspace, {"amount": amount, "note": note}, by, now)
     return (yield from account(workspace, now=now))

@@ -114,7 +114,8 @@ def _move_in(
         if count:
             yield Statement(LEAVE, (workspace, count))
         for digest, concurrency in entering.get(workspace, ()):
-            ((rooms[digest],),) = yield Statement(ENTER, (workspace, concurrency, waiting[digest]))
+            rows = yield Statement(ENTER, (workspace, concurrency, waiting[digest]))
+            rooms[digest] = rows[0][0] if rows else 0
     return rooms
 
 

@@ -40,12 +40,17 @@ def claim(asks: Sequence[Claim], now: int) -> Script[list[Claimed]]:
     for place, ask in sorted(enumerate(asks), key=lambda each: (each[1].id, each[0])):
         rows = yield Statement(CLAIM, (ask.id, ask.owner, ask.process, ask.digest, ask.expires_at, now))
         answers[place] = Claimed(True) if rows else (yield from _found(ask))
-    yield Statement(
+    yield sweep(now, SWEEP * len(asks))
+    return [answers[place] for place in range(len(asks))]
+
+
+def sweep(now: int, most: int) -> Statement:
+    """Deletes some of those that have expired."""
+    return Statement(
         "DELETE FROM claims WHERE id IN (SELECT id FROM claims WHERE state <> 'running' "
         "AND expires_at <= CAST($1 AS bigint) ORDER BY expires_at LIMIT CAST($2 AS bigint))",
-        (now, SWEEP * len(asks)),
+        (now, most),
     )
-    return [answers[place] for place in range(len(asks))]
 
 
 def _found(ask: Claim) -> Script[Claimed]:

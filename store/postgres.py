@@ -101,7 +101,7 @@ class Session:
                     "idle_in_transaction_session_timeout": _milliseconds(ABANDONED),
                 },
             )
-        except ValueError:  # whose text may hold a part of the password
+        except (ValueError, OverflowError):  # whose text may hold a part of the password
             raise ValueError(
                 "The store URL cannot be read: use postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
                 "with %XX for what is neither a letter nor a digit."

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from store import accounts
+from store import accounts, claims
 from store.buckets import LEAVE
 from store.script import Script, Statement
 
@@ -11,13 +11,19 @@ BEAT = 10.0
 SILENCE = 45_000_000
 """µs after which a process is taken for dead."""
 
+SWEEP = 100
+"""Expired idempotency keys that go with a heartbeat."""
+
 HOLDERS = (
     "SELECT process FROM holds UNION SELECT process FROM slots UNION SELECT process FROM claims WHERE state = 'running'"
 )
 
 
 def beat(asks: Sequence[tuple[str, dict[str, int]]], now: int) -> Script[list[None]]:
-    """The process lives, and used the keys of these ids at these times; those that do not live lose what they hold."""
+    """The process lives, and used the keys of these ids at these times; those that do not live lose what they hold.
+
+    `now` is the wall's time of this moment: clocks that were set at the start of a process may differ by now.
+    """
     for process, used in asks:
         yield Statement(
             "INSERT INTO processes (id, started_at, seen_at) VALUES ($1, CAST($2 AS bigint), CAST($2 AS bigint)) "
@@ -26,6 +32,7 @@ def beat(asks: Sequence[tuple[str, dict[str, int]]], now: int) -> Script[list[No
         )
         for key, at in sorted(used.items()):
             yield Statement("UPDATE keys SET last_used_at = CAST($2 AS bigint) WHERE id = $1", (key, at))
+    yield claims.sweep(now, SWEEP)
     yield Statement("DELETE FROM processes WHERE seen_at <= CAST($1 AS bigint)", (now - SILENCE,))
     dead = yield Statement(
         f"SELECT process FROM ({HOLDERS}) AS holders WHERE process NOT IN (SELECT id FROM processes) ORDER BY process"

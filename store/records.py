@@ -119,7 +119,7 @@ class Held(msgspec.Struct):
 class Usage(msgspec.Struct):
     """What a request used and its cost; `at` and the request's id are its identity in the ledger.
 
-    `whole` unless its client left before the end.
+    `whole` unless it ended before its end: its client left, or its time was over.
     """
 
     at: int

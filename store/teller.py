@@ -45,13 +45,19 @@ class Clock:
 
     def __init__(self) -> None:
         self._origin = time.time_ns() - time.monotonic_ns()
+        self._served = False
 
     def __call__(self) -> int:
         return (self._origin + time.monotonic_ns()) // 1000
 
+    def wall(self) -> int:
+        """The time by which processes know of each other: the machine's of now, or that of the server they share."""
+        return self() if self._served else time.time_ns() // 1000
+
     def set(self, now: int) -> None:
         """Goes on from `now` (µs): machines that share a database share its clock."""
         self._origin = now * 1000 - time.monotonic_ns()
+        self._served = True
 
 
 class Driver(Protocol):
@@ -84,7 +90,7 @@ class Ask:
         if self.until:
             if not self.future.cancelled():
                 self.future.exception()  # as good as retrieved: nobody need wait for it
-            log.error("what was owed to the store could not be done: %s", error)
+            log.error("what was owed to the store could not be done (%s): %s", error, _told(self.item))
 
 
 class Teller:
@@ -93,6 +99,8 @@ class Teller:
     def __init__(self, driver: Driver, judge: Judge, clock: Callable[[], int]) -> None:
         self._driver, self._clock = driver, clock
         self.process = f"proc_{secrets.token_hex(8)}"
+        wall = clock.wall if isinstance(clock, Clock) else clock
+        self._lives: Kind = lambda asks, _: processes.beat(asks, wall())
         self._take: Kind = partial(buckets.take, judge, self.process)
         self._kinds: tuple[Kind, ...] = (
             self._take,
@@ -100,7 +108,7 @@ class Teller:
             claims.claim,  # after the accounts, as what settles ends its claims: the other way round deadlocks
             responses.keep,
             buckets.recount,
-            processes.beat,
+            self._lives,
             processes.leave,
             ledger.ping,
         )
@@ -160,7 +168,7 @@ class Teller:
     def _beat(self) -> asyncio.Future[None]:
         self._heart = asyncio.get_running_loop().call_later(processes.BEAT, self._beat)
         used, self._used = self._used, {}
-        beaten: asyncio.Future[None] = self._ask(processes.beat, (self.process, used))
+        beaten: asyncio.Future[None] = self._ask(self._lives, (self.process, used))
         beaten.add_done_callback(_note)
         return beaten
 
@@ -282,6 +290,11 @@ class Teller:
         if self._waiting and not self._working:
             self._working = True
             self._tick()
+
+
+def _told(item: Any) -> str:
+    """What was owed, for the log; an answer is nobody else's."""
+    return f"{item.id}: {item.usage}" if isinstance(item, Closing) else str(item)
 
 
 def _note(beaten: asyncio.Future[None]) -> None:

@@ -31,6 +31,8 @@ TONE = b"".join((round(9000 * ((n // 20) % 2) - 4500)).to_bytes(2, "little", sig
 PRICES: dict[str, dict[str, str]] = {
     "priced": {"input": "0.123456789", "output": "0.987654321"},
     "coin": {"output": "1000000"},
+    "hasty": {"output": "3"},
+    "ruinous": {"output": "999999999"},
     "cached": {"input": "1.500001", "cached_input": "0.150001", "output": "6"},
     "one-by-one": {"input": "0.5", "output": "1.5"},
     "by-grpc": {"input": "0.5", "output": "1.5"},
@@ -45,7 +47,7 @@ PRICES: dict[str, dict[str, str]] = {
     "whisper-decoupled": {"seconds": "0.0001"},
 }
 
-OWN = {"cached": 'out.cached_tokens = "num_cached_tokens"', "by-grpc": 'transport = "grpc"'}
+OWN = {"hasty": 'timeout = "1s"', "cached": 'out.cached_tokens = "num_cached_tokens"', "by-grpc": 'transport = "grpc"'}
 
 
 def _priced(id: str) -> str:
@@ -61,6 +63,8 @@ def _config() -> str:
     for id, model, preset in (
         ("priced", "vllm", "vllm"),
         ("coin", "vllm", "vllm"),
+        ("hasty", "vllm", "vllm"),
+        ("ruinous", "vllm", "vllm"),
         ("cached", "caching", "vllm"),
         ("one-by-one", "ensemble", "trtllm"),
         ("by-grpc", "ensemble", "trtllm"),

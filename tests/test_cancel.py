@@ -202,19 +202,18 @@ def test_gone_with_requests_behind(conch: Conch, key: str, model: Model, process
 
 def test_gone_while_its_error_is_written(conch: Conch, key: str, process: Process) -> None:
     """A slow reader, so that the error frame must wait for room, and then it leaves: nobody is left to tell."""
-    clients = process.clients()
-    said = "it fails while its reader sleeps"
+    clients, logged = process.clients(), len(conch.log)
     with Wire(conch.url, receive_buffer=4096) as wire:
         wire.request(
             "POST",
             PATH,
-            script("x" * 6_000_000, "y", stream=True, fail_after=1, pace_ms=50, message=said),
+            script("x" * 6_000_000, "y", stream=True, fail_after=1, pace_ms=50),
             **bearer(key),
         )
         status, _ = wire.answer_head()
         assert status == 200
         # The model's failure has been logged, so the gateway is trying to write its frame.
-        await_true(lambda: any(said in line for line in conch.log))
+        await_true(lambda: any("ModelFailed" in line for line in conch.log[logged:]))
     await_true(lambda: process.clients() <= clients)
 
 
@@ -305,6 +304,16 @@ def test_sigterm_waits_only_so_long(own: tuple[Conch, str], model: Model) -> Non
             assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "stopping"
     assert "Traceback" not in "".join(conch.log)
     await_true(lambda: model.since("cancelled") >= 1)
+
+
+def test_a_client_that_reads_nothing_has_left(own: tuple[Conch, str], model: Model) -> None:
+    """It would hold its place and its credits for ever."""
+    conch, key = own
+    with conch.running(CONCH_SERVER__WRITE_TIMEOUT="1s"), Wire(conch.url, receive_buffer=4096) as wire:
+        wire.request("POST", PATH, script("x" * 6_000_000, *["y"] * 2000, stream=True, pace_ms=5), **bearer(key))
+        assert wire.answer_head()[0] == 200
+        await_true(lambda: model.since("cancelled") >= 1)
+    assert "Traceback" not in "".join(conch.log)
 
 
 def _listens(conch: Conch) -> bool:

@@ -15,6 +15,7 @@ from store.records import Units
 from tests.gateway import Conch
 from tests.priced import CONFIG, NANO, Body, Books, Customer, cost, done, open_books, post, recording, send, started
 from tests.raw import Wire, await_true, chat, quiet, script
+from tests.test_media import file_of
 
 CHAT = "/v1/chat/completions"
 MESSAGES: Any = [{"role": "user", "content": 'script: {"pieces": ["one", " two", " three", " four", " five"]}'}]
@@ -367,14 +368,13 @@ async def test_who_leaves_a_speech_pays_for_it(shop: Conch, books: Books, custom
     assert await left(books, customer) == (Units(characters=4), cost("speaker", characters=4))
 
 
-@pytest.mark.parametrize("stream", [False, True])
 async def test_who_leaves_before_a_word_pays_nothing(
-    shop: Conch, books: Books, customer: Customer, triton: Triton, stream: bool
+    shop: Conch, books: Books, customer: Customer, triton: Triton
 ) -> None:
     """What was held is back at once, while the model has yet to notice."""
     before = started(triton)
     with Wire(shop.url) as wire:
-        send(wire, customer, CHAT, script("a", "b", model="priced", stream=stream, wait_ms=3000))
+        send(wire, customer, CHAT, script("a", "b", model="priced", stream=True, wait_ms=3000))
         await_true(lambda: started(triton) > before)
         held = (await books.account(customer)).held
         assert held > cost("priced", output=100_000)
@@ -382,3 +382,62 @@ async def test_who_leaves_before_a_word_pays_nothing(
         while (await books.account(customer)).held:
             pass
     await books.untouched(customer)
+
+
+async def test_who_leaves_a_whole_answer_pays_for_it(
+    shop: Conch, books: Books, customer: Customer, triton: Triton
+) -> None:
+    """Triton makes it to its end: so leaving is no way around credits."""
+    before = started(triton)
+    with Wire(shop.url) as wire:
+        send(wire, customer, CHAT, script("a", "b", model="priced", wait_ms=300))
+        await_true(lambda: started(triton) > before)
+    async with asyncio.timeout(5):
+        while not await books.usage(customer):
+            pass
+    (row,) = await books.usage(customer)
+    assert row.cost == cost("priced", input=row.units.input_tokens, output=2)
+    assert (await books.account(customer)).held == 0
+
+
+async def test_what_is_told_until_the_deadline_is_paid(shop: Conch, books: Books, customer: Customer) -> None:
+    answer = post(shop, customer, CHAT, script(*["x"] * 1000, model="hasty", stream=True, pace_ms=5))
+    assert b'"deadline_exceeded"' in answer.body
+    (row,) = await books.usage(customer)
+    assert 10 < row.units.output_tokens < 1000
+    assert (row.cost, row.whole) == (cost("hasty", output=row.units.output_tokens), False)
+
+
+async def test_of_several_prompts_the_whole_ones_are_paid(shop: Conch, books: Books, customer: Customer) -> None:
+    good, bad = ('script: {"pieces": ["a", "b"]}', 'script: {"pieces": ["a"], "fail_after": 0, "wait_ms": 300}')
+    body = {"model": "by-grpc", "prompt": [good, good, bad], "stream": True}
+    answer = post(shop, customer, "/v1/completions", body)
+    assert b'"upstream_error"' in answer.body
+    (row,) = await books.usage(customer)
+    assert (row.units.output_tokens, row.whole) == (4, False)
+    assert (await books.account(customer)).held == 0
+
+
+async def test_a_request_that_nobody_could_pay_is_a_402(shop: Conch, customer: Customer) -> None:
+    """It costs more nano-dollars than the database has numbers for."""
+    answer = post(shop, customer, "/v1/completions", {"model": "ruinous", "prompt": ["x"] * 128, "max_tokens": 100_000})
+    assert answer.status == 402
+    assert answer.json["error"]["required_cents"] > 2**63 / 10**7
+
+
+async def test_a_file_that_lies_about_its_length_is_paid_by_its_sound(
+    shop: Conch, books: Books, customer: Customer
+) -> None:
+    """Its times are those of a thousandth of a second; what is decoded is some nine tenths of one."""
+    data = file_of("mp4", "aac", seconds=0.9)
+    at = data.index(b"mdhd") + 4 + 12
+    lying = data[:at] + (2_000_000_000).to_bytes(4, "big") + data[at + 4 :]
+    async with customer.sdk(shop) as sdk:
+        await sdk.audio.transcriptions.create(model="whisper", file=("x.m4a", lying))
+    (row,) = await books.usage(customer)
+    assert 500 < row.units.milliseconds < 1000
+    broke = await books.customer("0")
+    async with broke.sdk(shop) as sdk:
+        with pytest.raises(APIStatusError) as refusal:
+            await sdk.audio.transcriptions.create(model="whisper", file=("x.m4a", lying))
+    assert refusal.value.status_code == 402

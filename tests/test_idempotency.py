@@ -291,22 +291,29 @@ async def test_429_leaves_the_key_free(shop: Conch, books: Books, key: str) -> N
     endless = script(*["x"] * 20_000, stream=True, pace_ms=5)
     with Wire(shop.url) as one, Wire(shop.url) as two:
         for wire in (one, two):
-            send(wire, customer, CHAT, endless, str(uuid4()))
+            priced.send(wire, customer, CHAT, endless)
             assert wire.answer_head()[0] == 200
         assert post(shop, customer, CHAT, script("b"), key).error(429)["code"] == "concurrency_limit_exceeded"
     await_true(lambda: post(shop, customer, CHAT, GOOD, key).status == 200)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_left_leaves_the_key_free(
+async def test_who_left_finds_the_answer_under_the_key(
     shop: Conch, books: Books, customer: Customer, key: str, triton: Triton, stream: bool
 ) -> None:
-    before = started(triton)
+    """What was begun is made to its end: nothing runs or is paid for twice."""
+    before, body = started(triton), script(*["x"] * 100, model="priced", stream=stream, pace_ms=5)
     with Wire(shop.url) as wire:
-        send(wire, customer, CHAT, script(*["x"] * 1000, model="priced", stream=stream, pace_ms=5), key)
+        send(wire, customer, CHAT, body, key)
         await_true(lambda: started(triton) > before)
         assert post(shop, customer, CHAT, GOOD, key).error(409)["code"] == "idempotency_conflict"
-    await_true(lambda: post(shop, customer, CHAT, GOOD, key).status == 200)
+    await_true(lambda: post(shop, customer, CHAT, body, key).status == 200)
+    again = post(shop, customer, CHAT, body, key)
+    assert again.headers["x-runinfra-idempotent-replay"] == "true"
+    assert again.body.count(b"x") >= 100
+    assert started(triton) == before + 1
+    (row,) = await books.usage(customer)
+    assert (row.units.output_tokens, row.whole) == (100, True)
 
 
 async def test_who_left_within_the_body(shop: Conch, books: Books, customer: Customer, key: str) -> None:

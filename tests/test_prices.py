@@ -30,8 +30,9 @@ FAULTS: list[tuple[str, str, str]] = [
     ("chat", 'preset = "vllm"\nmax_output = 9\nprice = { cached_input = "1" }', "cached_input needs cached_tokens"),
     (
         "chat",
-        'max_output = 9\nout = { prompt_tokens = "a", cached_tokens = "b" }\n'
-        'price = { input = "1", cached_input = "2" }',
+        """max_output = 9
+        out = { prompt_tokens = "a", cached_tokens = "b" }
+        price = { input = "1", cached_input = "2" }""",
         "price.cached_input is over price.input",
     ),
     ("chat", 'max_output = 9\nprice = { output = "1" }', "price.output needs completion_tokens in"),

@@ -1,7 +1,7 @@
 """A text answer under way: deltas as they arrive, whatever the transport, and usage as far as it is known."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from upstream.connection import Stream
@@ -14,10 +14,15 @@ from upstream.text import Reader, TextBinding
 
 
 class Answer(Protocol):
-    """`read` gives the deltas of one arrival, an empty list at the end; `usage` what has been counted so far."""
+    """`read` gives the deltas of one arrival, an empty list at the end; `usage` what has been counted so far.
+
+    `kept` is the usage of those of several answers that are whole, also when another one fails.
+    """
 
     @property
     def usage(self) -> Usage: ...
+    @property
+    def kept(self) -> Usage: ...
 
     async def read(self) -> list[Delta]:
         """Raises an UpstreamError when the answer broke off, failed, or ran past its deadline."""
@@ -62,6 +67,10 @@ class One:
     @property
     def usage(self) -> Usage:
         return self.reader.usage
+
+    @property
+    def kept(self) -> Usage:
+        return Usage()
 
     async def read(self) -> list[Delta]:
         """The next deltas, as soon as any have come."""
@@ -110,7 +119,14 @@ class Several:
     @property
     def usage(self) -> Usage:
         """A prompt once, what was made for it added up, as far as any of them has told."""
-        usages = [answer.usage for answer in self._answers]
+        return self._sum(range(len(self._answers)))
+
+    @property
+    def kept(self) -> Usage:
+        return self._sum(index for index in range(len(self._answers)) if index not in self._open)
+
+    def _sum(self, indices: Iterable[int]) -> Usage:
+        usages = [self._answers[index].usage for index in indices]
         told = [usage for usage in usages if usage.prompt_tokens is not None]
         asked = told if self._prompts else told[:1]
         return Usage(

@@ -100,12 +100,11 @@ class Transcript:
         """`job` has all but the sound."""
         binding = deployment.binding
         assert isinstance(binding, TranscriptionBinding)
-        self.seconds = recording.seconds
         self.upstream_seconds = self._since = 0.0
         self._asked = 0
         self._binding = binding
         self._deployment = deployment
-        self._recording = recording
+        self.recording = recording
         self._job = job
         self._settings = binding.settings
 
@@ -115,13 +114,13 @@ class Transcript:
         Raises an UpstreamError, or MediaError where the recording cannot be decoded.
         """
         settings = self._settings
-        windows = self._recording.windows(settings.window, overlap=settings.overlap, rate=settings.rate)
+        windows = self.recording.windows(settings.window, overlap=settings.overlap, rate=settings.rate)
         window: Window | None = await asyncio.to_thread(next, windows)
         assert window is not None
         if window.last:
             async with aclosing(self._listen(window)) as parts:
                 async for part in parts:
-                    yield Heard(0.0, self._recording.seconds, part)
+                    yield Heard(0.0, self.recording.seconds, part)
             return
         stitcher, waiting = Stitcher(), deque[tuple[Window, asyncio.Task[str]]]()
         before: Window | None = None
@@ -146,7 +145,7 @@ class Transcript:
         half = self._settings.overlap / 2
         end = window.start + len(window.samples) / 4 / self._settings.rate
         start = window.start + half if window.start else 0.0
-        return Heard(start, self._recording.seconds if window.last else end - half, text)
+        return Heard(start, self.recording.seconds if window.last else end - half, text)
 
     async def _hear(self, window: Window) -> str:
         return "".join([part async for part in self._listen(window)])

@@ -64,6 +64,8 @@ async def admit(request: Request) -> None:
             raise
         return
     request.take = take
+    if take.budget is None and gateway.recent is not None:
+        gateway.recent.forget(digest)
     if not take.granted:
         raise _refusal(take, gateway.clock())
     request.authority = take.authority

@@ -1,7 +1,7 @@
 """What a request costs: credits held for the most that it can, settled by what it used just before its last frame."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from config import Price
@@ -60,19 +60,22 @@ class Bill:
         self.claim: bytes | None = None
         request.on_end(self.release)
 
-    async def hold(self, model: str, most: Units) -> None:
+    async def hold(self, model: str, most: Units, *, stoppable: bool) -> None:
         """Set aside what `most` costs with a model. Raises 402, 403 or StoreUnavailable."""
         request = self._request
         gateway = request.gateway
         self.model = model
         self._tariff = gateway.tariffs.get(model)
         if self._tariff is None:
+            request.finishes = request.finishes or (request.place is not None and not stoppable)
             return
         assert request.authority is not None, "the endpoint admits first"
         workspace = request.authority.workspace
         self.most = self._tariff.cost(most)
         if self.most == 0:
             return
+        if self.most > accounts.MOST:  # more than a number of the store can be, and than anybody has
+            raise InsufficientCredits(0, self.most, gateway.config.credits.topup_url)
         self.held = True  # for all we know, until the store has answered
         teller = gateway.store.teller
         limit = gateway.config.plans[workspace.plan].spend_limit
@@ -80,13 +83,14 @@ class Bill:
         if not held.granted:
             self.held = False
             raise _refusal(held, self.most, gateway)
+        request.finishes = request.finishes or not stoppable
 
     async def settle(self, headers: Headers, body: bytes, *, streamed: bool) -> None:
         """The answer is complete but for its last frame: once this returns, the ledger has it.
 
         `headers` and `body` are the answer's, for who asks again with the same key. Raises StoreUnavailable.
         """
-        closing = self._closing(whole=True)
+        closing = self._closing(whole=True, used=self._request.used)
         if closing.claim is not None:
             settings = self._request.gateway.config.idempotency
             kept = body if len(body) <= settings.max_body else None
@@ -109,37 +113,36 @@ class Bill:
             raise
 
     async def _settle_large(self, closing: Closing) -> None:
-        """Beside the loop; without the answer, where the database has no time for so much at the moment."""
+        """Beside the loop; in it, where the database is away or busy: the teller tries again."""
         gateway = self._request.gateway
         try:
             await gateway.store.run(accounts.settle([closing], gateway.clock()))
         except StoreUnavailable:
-            assert closing.answer is not None, "it is what is large"
-            closing.answer.body = None
             await gateway.store.teller.settle(closing)
 
     def release(self) -> Awaitable[object] | None:
-        """The request has ended: unless it is settled, nothing is owed but for what a client that left let run."""
+        """The request has ended: unless it is settled, what a client that left let run is owed, and what was told until
+        the deadline; of an answer that failed, only what was whole before."""
         if self._ended:
             return None
         self._ended = True
-        closing = self._closing(whole=False)
-        if not self._request.left:
-            closing.usage = None
+        request = self._request
+        failed = not request.left and not request.gone and not (request.timed_out and request.started)
+        closing = self._closing(whole=False, used=request.kept if failed else request.used)
         if not closing.held and closing.claim is None and closing.usage is None:
             return None
-        teller = self._request.gateway.store.teller
+        teller = request.gateway.store.teller
         return asyncio.wait([teller.release(closing)], timeout=0 if teller.away else RELEASED_IN)
 
-    def _closing(self, *, whole: bool) -> Closing:
-        return Closing(self._request.id, self.held, self._usage(whole=whole), self.claim)
+    def _closing(self, *, whole: bool, used: Callable[[], Units] | None) -> Closing:
+        return Closing(self._request.id, self.held, self._usage(whole=whole, used=used), self.claim)
 
-    def _usage(self, *, whole: bool) -> Usage | None:
+    def _usage(self, *, whole: bool, used: Callable[[], Units] | None) -> Usage | None:
         """What ran; None where nothing did, or nobody knows."""
         request = self._request
-        if self.model is None or request.used is None:
+        if self.model is None or used is None:
             return None
-        units = request.used()
+        units = used()
         if not whole and units == _NOTHING:
             return None
         cost = min(self._tariff.cost(units), self.most) if self._tariff is not None else 0
@@ -151,12 +154,13 @@ class Bill:
 _NOTHING = Units()
 
 
-async def hold(request: Request, model: str, most: Units) -> None:
+async def hold(request: Request, model: str, most: Units, *, stoppable: bool = False) -> None:
     """Begin to pay for an inference that takes at most `most`; `request.used` tells from then on what it took.
 
+    One that is not `stoppable` runs to its end at Triton also when the client leaves: so it does here, and is paid.
     Raises 402, 403 or StoreUnavailable.
     """
-    await bill(request).hold(model, most)
+    await bill(request).hold(model, most, stoppable=stoppable)
 
 
 def bill(request: Request) -> Bill:

@@ -10,6 +10,7 @@ from store.records import StoreUnavailable
 from upstream.errors import (
     ContextExceeded,
     DeadlinePassed,
+    ModelFailed,
     Unavailable,
     Unsupported,
     UpstreamError,
@@ -141,7 +142,7 @@ def translate(error: Exception, request: str) -> ApiError:
     if isinstance(error, ContextExceeded):
         return InvalidRequest(error.public, param="messages", code="context_length_exceeded")
     if isinstance(error, UpstreamError):
-        log.warning("%s: upstream: %s: %s", request, type(error).__name__, error)
+        _tell(error, request)
         if isinstance(error, Unavailable):
             return DeploymentFailed(
                 error.public, status=503, code="model_unavailable", headers=retry_after(error.retry_after)
@@ -159,6 +160,15 @@ def translate(error: Exception, request: str) -> ApiError:
         )
     log.error("%s: a bug", request, exc_info=error)
     return ApiError("Conch failed on this request; the operator's log has the details under its request id.")
+
+
+def _tell(error: UpstreamError, request: str) -> None:
+    """Log it. A model's own words may repeat the prompt: they are only for who asks for level debug."""
+    if isinstance(error, ModelFailed | ContextExceeded):
+        log.warning("%s: upstream: %s, in %d characters", request, type(error).__name__, len(str(error)))
+        log.debug("%s: upstream: %s: %s", request, type(error).__name__, error)
+    else:
+        log.warning("%s: upstream: %s: %s", request, type(error).__name__, error)
 
 
 def unrouted(status: int, method: str, path: str, allowed: Collection[str]) -> ApiError:

@@ -48,6 +48,7 @@ async def claim(request: Request, key: bytes, digest: bytes) -> Recorded | None:
     claimed = await teller.claim(Claim(mine.claim, request.id, teller.process, digest, expires_at))
     if claimed.mine:
         request.record = bytearray()
+        request.finishes = True  # for who asks again
         return None
     mine.claim = None
     if not claimed.same:

@@ -49,8 +49,11 @@ class Request:
         "bytes_only",
         "error_frames",
         "extra",
+        "finishes",
         "gateway",
+        "gone",
         "id",
+        "kept",
         "left",
         "path_params",
         "place",
@@ -60,6 +63,7 @@ class Request:
         "started",
         "started_at",
         "take",
+        "timed_out",
         "unchecked",
         "upstream_seconds",
         "used",
@@ -78,6 +82,7 @@ class Request:
         self.unchecked = False  # admitted while the store was away, by what it said a moment ago
         self.bill: Bill | None = None
         self.used: Callable[[], Units] | None = None  # what the inference has taken so far
+        self.kept: Callable[[], Units] | None = None  # of that, what is whole although the rest may fail
         self.record: bytearray | None = None  # what was written of the body, for who asks again
         self.extra: dict[str, Any] = {}  # fields of the body that its schema does not have
         self.renamed: Callable[[ApiError], ApiError] | None = None  # an error in the endpoint's own names
@@ -85,7 +90,10 @@ class Request:
         self.body_read = False
         self.bytes_only = False  # the answer is a file: no frame of ours may get into it
         self.started = False  # the answer's head is out
-        self.left = False
+        self.finishes = False  # what it asked of a model runs to its end, also when the client leaves
+        self.timed_out = False  # the deadline ended it
+        self.gone = False  # the client has left, and it goes on
+        self.left = False  # the client has left, and that was the end
         self._receive = receive
         self._send = send
         self._task: asyncio.Task[Any] | None = None
@@ -150,8 +158,23 @@ class Request:
 
     async def _emit(self, message: Message) -> None:
         self._writing = True
+        if self.scope["connection"].flow.write_paused:
+            await self._drained()
         await self._send(message)
         self._writing = False
+
+    async def _drained(self) -> None:
+        """Wait for a client that reads more slowly than we write; one that does not read at all has left."""
+        connection = self.scope["connection"]
+        try:
+            async with asyncio.timeout(self.gateway.config.server.write_timeout):
+                await connection.flow.drain()
+        except TimeoutError:
+            connection.transport.abort()
+            if not self.finishes:
+                self.left = True
+                raise asyncio.CancelledError from None
+            self.gone = True
 
     async def fail(self, error: ApiError) -> None:
         """Answer with an error in the one shape."""
@@ -181,7 +204,9 @@ class Request:
 
     def leave(self) -> None:
         """The client has gone: end the handler, once. What it took is released by the Lifetime."""
-        if not self.left and self._task is not None:
+        if self.finishes:
+            self.gone = True
+        elif not self.left and self._task is not None:
             self.left = True
             self._task.cancel()
 
@@ -199,6 +224,7 @@ class Request:
             refusal = _STOPPING  # for who is still there: the server does not wait any longer
         except Exception as error:  # noqa: BLE001 - translate logs what it does not know
             refusal = translate(error, self.id)
+            self.timed_out = refusal.status == 504
             if self.renamed is not None:
                 refusal = self.renamed(refusal)
         self._task = None  # nothing is cancelled from here on: a write to a client that leaves returns at once

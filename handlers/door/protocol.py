@@ -70,6 +70,7 @@ class HeadProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.running: Leavable | None = None
+        self._served: RequestResponseCycle | None = None
         self._in_head = True  # or between two requests
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -88,8 +89,15 @@ class HeadProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._stop_head_timer()
         self._stop_closing()
+        if self._served is not None:  # uvicorn tells only the last one that arrived
+            self._served.disconnected = True
+            self._served.message_event.set()
         if self.running is not None:
             self.running.leave()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:

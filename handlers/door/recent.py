@@ -27,9 +27,16 @@ class Recent:
         if self._seen[oldest][0] < now - RECENT:
             del self._seen[oldest]
 
+    def forget(self, digest: bytes) -> None:
+        """A take was refused for good."""
+        self._seen.pop(digest, None)
+
     def admit(self, request: Request, digest: bytes) -> bool:
         """Let a request pass while the store is away; not when too much waits to be written already."""
         at, authority = self._seen.get(digest, (0.0, None))
+        expires_at = authority.key.expires_at if authority is not None else None
+        if expires_at is not None and expires_at <= request.gateway.clock():
+            return False
         if authority is None or at < monotonic() - RECENT or request.gateway.store.teller.owed > MOST_OWED:
             return False
         request.authority, request.unchecked = authority, True

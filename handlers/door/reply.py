@@ -14,8 +14,8 @@ from upstream.inference import Usage as Counted
 from upstream.interpreter import Interpreter, Piece
 from upstream.replica import Settings
 
-IMAGE = 4096
-"""Tokens that a picture may have beyond the bytes of its file."""
+IMAGE = 16_384
+"""Tokens that a picture may have beyond the bytes of its file: what Qwen2-VL's default of max_pixels comes to."""
 
 
 async def opened(request: Request, deployment: Deployment, *generations: Generation) -> Answer:
@@ -23,7 +23,8 @@ async def opened(request: Request, deployment: Deployment, *generations: Generat
 
     Raises 402, 403 or an UpstreamError.
     """
-    await hold(request, deployment.id, _most(deployment.settings, generations))
+    stoppable = generations[0].stream or deployment.settings.transport == "grpc"
+    await hold(request, deployment.id, _most(deployment.settings, generations), stoppable=stoppable)
     started = time.perf_counter()
     if generations[0].stream:
         request.keep_alive(EVENT_STREAM)  # a model may be silent for long before its first word
@@ -33,6 +34,7 @@ async def opened(request: Request, deployment: Deployment, *generations: Generat
         request.upstream_seconds = time.perf_counter() - started
     request.on_end(answer.close)
     request.used = lambda: _used(answer.usage)
+    request.kept = lambda: _used(answer.kept)
     return answer
 
 

@@ -97,13 +97,13 @@ class Accounts:
 
     # Credits
 
-    async def grant(self, workspace: str, amount: int, note: str = "") -> AccountCard:
-        """Adds `amount` nano-dollars. Raises 400, 404."""
+    async def grant(self, workspace: str, amount: int, note: str = "", once: str | None = None) -> AccountCard:
+        """Adds `amount` nano-dollars, for the same `once` one time. Raises 400, 404, 409."""
         if amount < 1:
             raise _invalid("amount_usd", "it is to be more than nothing")
         _check_text("note", note, LONGEST_NOTE)
         with _named("name"):
-            granted = grant(workspace, amount, note=note, by=self._by, now=self._clock())
+            granted = grant(workspace, amount, note=note, once=once, by=self._by, now=self._clock())
             return account_card(await self._store.run(granted))
 
     async def account(self, workspace: str) -> AccountCard:

@@ -163,7 +163,8 @@ async def grant_credits(request: Request, body: Grant) -> AccountCard:
     """Adds to what there is. Raises 400, 404."""
     with told("amount_usd"):
         amount = values.dollars(body.amount_usd)
-    return await _accounts(request).grant(_named(request, "name"), amount, body.note)
+    claim = request.bill.claim if request.bill is not None else None  # kill -9 may come before its answer is kept
+    return await _accounts(request).grant(_named(request, "name"), amount, body.note, claim.hex() if claim else None)
 
 
 async def show_credits(request: Request) -> AccountCard:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
         if options.verb == "version":
             return show(options, {"version": VERSION})
         config = load(options.config, options.env)
+        logging.getLogger("conch").setLevel(config.server.log_level.upper())
         if options.verb == "serve":
             serve(config)
             return 0
@@ -43,6 +45,12 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
         return handler(options, config)
     except (ApiError, ConfigError, StoreError, ValueError) as error:
         print(f"conch: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # as of `| head`; nothing is to be written when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        print(f"conch: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -18,6 +18,13 @@ class _NoConnection:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
 
+    write_paused = False
+
+    @property
+    def flow(self) -> "_NoConnection":
+        """It never is in the way."""
+        return self
+
     def hold(self) -> None:
         """Nothing is written to a socket."""
 

@@ -22,6 +22,7 @@ _NO_SOUND: Final = "The audio file holds no sound."
 _RATES: Final = range(4_000, 384_001)
 _CHANNELS: Final = 16
 _PACKET: Final = 1024 * 1024  # bytes; a sane packet holds a fraction of a second
+PADDING: Final = 0.25  # seconds that a codec may add
 _SAMPLE: Final = 4  # bytes of a float32
 _OPEN_ENDED: Final = 0x7FFF_0000  # programs that stream a WAV state this size or more; espeak-ng 0x7FFFF024
 
@@ -48,7 +49,18 @@ class Recording:
         """
         self._file = file
         self._longest = longest
+        self.decoded = 0.0  # seconds, of the windows so far
         self.seconds = self._survey()
+
+    @property
+    def most(self) -> float:
+        """Seconds that are decoded at most: the times of packets are not exact, and may lie."""
+        return self.seconds * 1.1 + 1
+
+    @property
+    def heard(self) -> float:
+        """Seconds to be paid for: as the file says, unless more was decoded than its codec adds."""
+        return max(self.seconds, self.decoded - PADDING)
 
     def windows(self, seconds: float, *, overlap: float = 0.0, rate: int = 16_000) -> Iterator[Window]:
         """Windows of `seconds`, each beginning `overlap` seconds before its predecessor's end, at `rate` Hz.
@@ -59,11 +71,12 @@ class Recording:
         step = size - round(overlap * rate) * _SAMPLE
         if not 0 < step <= size:
             raise ValueError("an overlap is shorter than its window")
-        most = (self.seconds * 1.1 + 1) * rate * _SAMPLE  # what is decoded is what was counted, and paid for
+        most = self.most * rate * _SAMPLE  # what is decoded is what was counted, and paid for
         held = bytearray()
         start = 0
         for samples in self._decoded(rate):
             held += samples
+            self.decoded = (start + len(held)) / _SAMPLE / rate
             if start + len(held) > most:
                 raise MediaError("The audio file holds more sound than its times say.")
             while len(held) > size:  # not >=: the last window must be known as such
