@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 from openai import AsyncOpenAI, OpenAI
 
 from scripts.triton import Triton
@@ -12,6 +13,8 @@ from tests.stores import url
 from tests.triton_fixture import triton
 
 __all__ = ["postgres", "triton", "url"]
+
+settings.register_profile("deep", max_examples=2000)  # by hand: pytest --hypothesis-profile deep tests/test_money.py
 
 
 @pytest.fixture(scope="session")
