@@ -15,7 +15,7 @@ from store.script import Each, Script, Statement, identify
 
 MOST = 1 << 62  # nano-dollars of one workspace: 4.6 billion dollars
 
-_spent = "(CASE WHEN month = CAST($4 AS bigint) THEN spent ELSE 0 END)"
+_spent = "(CASE WHEN month >= CAST($4 AS bigint) THEN spent ELSE 0 END)"
 _held = "CAST($3 AS bigint)"
 _limit = "COALESCE(spend_limit, CAST($6 AS bigint))"
 
@@ -23,13 +23,14 @@ MOVE = f"""
 UPDATE accounts SET
     credits = credits + CAST($2 AS bigint) - {_held},
     spent = {_spent} - CAST($5 AS bigint) + {_held},
-    month = CAST($4 AS bigint)
+    month = CASE WHEN month > CAST($4 AS bigint) THEN month ELSE CAST($4 AS bigint) END
 WHERE workspace = $1 AND ({_held} = 0 OR (
     credits + CAST($2 AS bigint) >= {_held}
     AND ({_limit} IS NULL OR {_spent} - CAST($5 AS bigint) + {_held} <= {_limit})))
-RETURNING credits
+RETURNING month
 """
-"""Gives $2 back and takes $3, if credits and the month's limit allow that; of what comes back, $5 is of month $4."""
+"""Gives $2 back and takes $3, if credits and the month's limit allow that; of what comes back, $5 is of month $4.
+A month that another machine has begun already goes on."""
 
 ACCOUNT = "SELECT credits, CASE WHEN month = CAST($2 AS bigint) THEN spent ELSE 0 END, spend_limit FROM accounts"
 
@@ -65,18 +66,19 @@ def settle(asks: Sequence[Hold | Closing], now: int) -> Script[list[Held | None]
         if isinstance(ask, Hold):
             wanted[ask.workspace].append(ask)
     answers: dict[str, Held] = {}
-    granted: list[Hold] = []
+    granted: list[tuple[object, ...]] = []
     for workspace in sorted(back.keys() | wanted.keys()):
         holds, moved = wanted[workspace], (back[workspace], unspent[workspace])
         rows = yield _move(workspace, moved, sum(hold.amount for hold in holds), this_month, holds)
         if not rows:
             yield _move(workspace, moved, 0, this_month, ())
         for hold in holds:
-            if not rows and not (yield _move(workspace, (0, 0), hold.amount, this_month, (hold,))):
-                answers[hold.id] = yield from _refusal(hold, this_month)
+            own = rows or (yield _move(workspace, (0, 0), hold.amount, this_month, (hold,)))
+            if own:
+                granted.append((hold.id, hold.process, workspace, hold.amount, own[0][0]))
             else:
-                granted.append(hold)
-    yield from HOLD([(hold.id, hold.process, hold.workspace, hold.amount, this_month) for hold in granted])
+                answers[hold.id] = yield from _refusal(hold, this_month)
+    yield from HOLD(granted)
     yield from claims.end([closing for closing in closings if closing.claim is not None])
     whole = Held(True)
     return [answers.get(ask.id, whole) if isinstance(ask, Hold) else None for ask in asks]
@@ -133,6 +135,10 @@ def grant(
         if tuple(was) != (workspace, amount):
             raise Conflict("This grant was made before, for another workspace or amount.")
         return (yield from account(workspace, now=now))
+    yield Statement(  # unless an older version made the workspace, it is there
+        "INSERT INTO accounts (workspace) SELECT name FROM workspaces WHERE name = $1 ON CONFLICT DO NOTHING",
+        (workspace,),
+    )
     granted = yield Statement(
         "UPDATE accounts SET credits = credits + CAST($2 AS bigint) "
         "WHERE workspace = $1 AND credits <= CAST($3 AS bigint) - CAST($2 AS bigint) RETURNING credits",

@@ -115,7 +115,10 @@ def _move_in(
             yield Statement(LEAVE, (workspace, count))
         for digest, concurrency in entering.get(workspace, ()):
             rows = yield Statement(ENTER, (workspace, concurrency, waiting[digest]))
-            rooms[digest] = rows[0][0] if rows else 0
+            if not rows:  # an older version made the workspace
+                yield Statement("INSERT INTO places (workspace) VALUES ($1) ON CONFLICT DO NOTHING", (workspace,))
+                rows = yield Statement(ENTER, (workspace, concurrency, waiting[digest]))
+            rooms[digest] = rows[0][0]
     return rooms
 
 

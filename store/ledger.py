@@ -267,11 +267,6 @@ def migrate(now: int) -> Script[list[int]]:
         for sql in re.split(r";\s*$", files[version].read_text(), flags=re.MULTILINE)[:-1]:
             yield Statement(sql)
         yield Statement("INSERT INTO migrations VALUES (CAST($1 AS bigint), CAST($2 AS bigint))", (version, now))
-    for table in ("accounts", "places"):  # of workspaces that an older version made meanwhile
-        yield Statement(
-            f"INSERT INTO {table} (workspace) SELECT name FROM workspaces "
-            f"WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE workspace = name)"
-        )
     return missing
 
 

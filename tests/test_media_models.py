@@ -249,7 +249,7 @@ async def test_what_the_voice_says_the_listener_hears(models: GrpcClient) -> Non
     waves = [_heard_as_mp3(await _say(models, sentence)) for sentence in sentences]
     heard = await _transcribe(models, "listener", _recording(waves))
     wrong = sum(_misheard(said, text) for said, text in zip(sentences, heard, strict=True))
-    assert wrong <= 0.2 * sum(len(said.split()) for said in sentences), heard
+    assert wrong <= 0.3 * sum(len(said.split()) for said in sentences), heard
 
 
 async def test_listener_hears_nothing_in_silence(models: GrpcClient) -> None:

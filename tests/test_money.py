@@ -20,7 +20,7 @@ from tests.books import Purse
 from tests.shop import NEXT, PLANS, Bank, Gateway, Job, Line, Shop, Tick, judge, stopped
 from tests.stores import SECOND, START, new_database
 
-EXAMPLES = {"sqlite": 160, "postgresql": 60}
+EXAMPLES = {"sqlite": 100, "postgresql": 50}
 """Of the suite; with --hypothesis-profile deep, twenty times as many, and others each time."""
 STEPS = 40
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from store import Clock, Store, buckets, ledger, open_store
+from store import Clock, Store, accounts, buckets, ledger, open_store
 from store.buckets import TOKEN
-from store.records import Authority, Budget, Conflict, NotFound, StoreUnavailable, Take
+from store.records import Authority, Budget, Closing, Conflict, Hold, NotFound, StoreUnavailable, Take
 from store.script import Row, Script, Statement
 from tests.stores import SECOND, START, Hands, judge, new_database, new_key, set_plan, take, written
 
@@ -348,3 +348,19 @@ def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="Unsupported store URL") as refusal:
         open_store(url, judge)
     assert "secret" not in str(refusal.value)
+
+
+async def test_a_clock_that_is_behind_does_not_bring_last_month_back(store: Store, clock: Hands) -> None:
+    """Two machines at midnight: what was spent in the new month stays spent."""
+    await store.run(accounts.grant("acme", 1000, by="test", now=START))
+    await store.run(ledger.set_workspace("acme", spend_limit=100, by="test", now=START))
+    midnight = 1_801_440_000_000_000  # 2027-02-01
+    held = []
+    for number, clock.now in enumerate((midnight + SECOND, midnight - SECOND, midnight + SECOND)):
+        amount = 99 if number == 0 else 1
+        held.append((await store.teller.hold(Hold(f"req_{number}", "proc", "acme", amount))).granted)
+    assert held == [True, True, False]
+    for number in range(2):
+        await store.teller.settle(Closing(f"req_{number}", held=True))
+    account = await store.run(accounts.account("acme", now=clock.now))
+    assert (account.credits, account.held, account.spent) == (1000, 0, 0)

@@ -48,12 +48,13 @@ class Tariff:
 class Bill:
     """What one request owes: credits that it holds, usage to be paid, an idempotency key to be answered for."""
 
-    __slots__ = ("_ended", "_request", "_tariff", "claim", "held", "model", "most")
+    __slots__ = ("_at", "_ended", "_request", "_tariff", "claim", "held", "model", "most")
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._tariff: Tariff | None = None
         self._ended = False
+        self._at = 0
         self.model: str | None = None
         self.most = 0  # nano-dollars that are held
         self.held = False
@@ -148,7 +149,8 @@ class Bill:
         cost = min(self._tariff.cost(units), self.most) if self._tariff is not None else 0
         assert request.authority is not None, "the endpoint admits first"
         key = request.authority.key
-        return Usage(request.gateway.clock(), key.workspace, key.id, self.model, units, cost, whole)
+        self._at = self._at or request.gateway.clock()  # once: it is a part of the row's identity
+        return Usage(self._at, key.workspace, key.id, self.model, units, cost, whole)
 
 
 _NOTHING = Units()
