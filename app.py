@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -34,6 +36,7 @@ from handlers.ops import admin, health
 from store import open_store
 from upstream.fetch import Fetcher
 from upstream.pool import Pool
+from upstream.template import ChatTemplate
 
 log = logging.getLogger("conch")
 
@@ -139,7 +142,36 @@ def _admin() -> list[tuple[str, str, Endpoint]]:
 
 
 def serve(config: Config) -> None:
-    """Run the gateway in this process until SIGTERM or SIGINT; a second SIGINT does not wait for what is under way."""
+    """Run the gateway until SIGTERM or SIGINT; a second SIGINT does not wait for what is under way."""
+    settings = config.server
+    asyncio.run(_migrate(config))
+    sockets = _listen(settings.host, settings.port)
+    host, port = sockets[0].getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def started() -> None:
+        log.info("listening on %s", address)
+
+    if settings.workers == 1:
+        _work(config, sockets, started)
+    else:
+        from handlers.ops import workers
+
+        _import_ahead(config)
+        count = workers.processors() if settings.workers == "auto" else settings.workers
+        workers.run(count, sockets, partial(_work, config), started)
+
+
+def _import_ahead(config: Config) -> None:
+    """What every worker would import, before they are forked: once, and into memory that they share."""
+    for name in ("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "handlers.door.protocol"):
+        importlib.import_module(name)
+    if any(model.task == "chat" for model in config.models):
+        ChatTemplate({"default": ""})  # jinja2
+
+
+def _work(config: Config, sockets: list[socket.socket], started: Callable[[], None]) -> None:
+    """Serve in this process."""
     import uvicorn
 
     from handlers.door.protocol import configured
@@ -153,14 +185,12 @@ def serve(config: Config) -> None:
             asyncio.get_running_loop().add_signal_handler(
                 signal.SIGHUP, lambda: log.warning("SIGHUP is ignored: settings are read at the start only")
             )
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker is born with them blocked
             await super().startup(sockets)
             _spare_the_collector()
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            log.info("listening on http://%s:%s", f"[{host}]" if ":" in host else host, port)
+            started()
 
     settings = config.server
-    asyncio.run(_migrate(config))
-    sockets = _listen(settings.host, settings.port)
     Server(
         uvicorn.Config(
             build(config),

@@ -76,6 +76,7 @@ class Server(Section, frozen=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1  # processes; auto: one for each processor
     max_body: Size = Size(16 << 20)
     max_upload: Size = Size(256 << 20)
     max_header: Size = Size(64 << 10)

@@ -138,6 +138,12 @@ def test_no_wait_is_a_duration_where_it_makes_sense(file: Path) -> None:
     assert read(file, '[server]\ndrain = "0s"').server.drain == 0.0
 
 
+def test_workers_are_a_number_or_as_many_as_processors(file: Path) -> None:
+    assert read(file, "").server.workers == 1
+    assert read(file, "", CONCH_SERVER__WORKERS="3").server.workers == 3
+    assert read(file, '[server]\nworkers = "auto"').server.workers == "auto"
+
+
 def test_names_without_two_underscores_are_not_ours(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = read(
         file,
@@ -206,6 +212,8 @@ MISTAKES: list[tuple[str, dict[str, str], str]] = [
     ("[server]\nprot = 1", {}, "unknown field `prot`"),
     ("[sever]\nport = 1", {}, "unknown field `sever`"),
     ("[server]\nport = 70000", {}, r"<= 65535 - at `\$.server.port`"),
+    ("[server]\nworkers = 0", {}, r">= 1 - at `\$.server.workers"),
+    ('[server]\nworkers = "all"', {}, r"'all' - at `\$.server.workers"),
     ('[server]\nmax_body = "16MB"', {}, "such as \"16MiB\", got '16MB'"),
     ("[server]\nmax_body = 5", {}, "got 5"),
     ('[server]\ndrain = "soon"', {}, 'such as "30s"'),
