@@ -190,6 +190,11 @@ def _work(config: Config, sockets: list[socket.socket], started: Callable[[], No
             _spare_the_collector()
             started()
 
+        async def shutdown(self, sockets: Any = None) -> None:
+            for each in sockets:
+                each.shutdown(socket.SHUT_RDWR)  # a worker's parent has them too, and they would take connections on
+            await super().shutdown(sockets)
+
     settings = config.server
     Server(
         uvicorn.Config(

@@ -25,6 +25,7 @@ from tests.raw import Answer, Wire, await_true, bearer, chat, quiet, script
 
 CHAT = "/v1/chat/completions"
 TWO = {"CONCH_SERVER__WORKERS": "2"}
+LISTENING = "0A"  # in /proc/net/tcp
 ENDLESS = ["x"] * 2_000
 
 
@@ -79,6 +80,12 @@ def worker_of(conch: Conch, wire: Wire) -> int:
     return 0
 
 
+def listeners(conch: Conch) -> int:
+    """The sockets that take connections to its port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{urlsplit(conch.url).port:04X}") and row[3] == LISTENING for row in rows)
+
+
 def lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -113,8 +120,8 @@ def test_a_dead_worker_is_replaced_and_requests_go_on(shop: Conch) -> None:
     with contextlib.ExitStack() as stack:
         dying, other = streams(shop, key, stack, ["x"] * 50).items()
         os.kill(dying[0], signal.SIGKILL)
+        assert all(healthy(shop) for _ in range(60)), "nobody is refused, not even now"
         await_true(lambda: not lives(dying[0]))
-        assert all(healthy(shop) for _ in range(30))
         await_true(lambda: len(workers(shop)) == 2)
         assert workers(shop) & before == {other[0]}
         assert b"".join(iter(other[1].chunk, b"")).endswith(b"data: [DONE]\n\n")
@@ -129,6 +136,19 @@ def serves(conch: Conch, pid: int) -> bool:
         wire.request("GET", "/healthz")
         assert wire.answer().status == 200
         return worker_of(conch, wire) == pid
+
+
+def test_a_worker_that_is_told_to_stop_drains_and_is_replaced(own: tuple[Conch, str]) -> None:
+    conch, key = own
+    with conch.running(**TWO), contextlib.ExitStack() as stack:
+        leaving, other = streams(conch, key, stack, ["x"] * 50).items()
+        os.kill(leaving[0], signal.SIGTERM)
+        await_true(lambda: listeners(conch) == 1)
+        assert all(healthy(conch) for _ in range(30)), "none waits for who is leaving"
+        for wire in (leaving[1], other[1]):
+            assert b"".join(iter(wire.chunk, b"")).endswith(b"data: [DONE]\n\n")
+        await_true(lambda: len(workers(conch) - {leaving[0]}) == 2)
+        await_true(lambda: serves(conch, *(workers(conch) - {leaving[0], other[0]})))
 
 
 FRAGILE = """
@@ -239,7 +259,11 @@ def test_no_worker_outlives_its_parent(own: tuple[Conch, str]) -> None:
         both = workers(conch)
         assert len(both) == 2
         os.kill(conch.pid, signal.SIGKILL)
-        await_true(lambda: not any(map(lives, both)))
+        try:
+            await_true(lambda: not any(map(lives, both)))
+        finally:
+            for pid in filter(lives, both):  # they would keep the log open, and this test waiting
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_sigterm_before_all_have_begun(fragile: Callable[[], Any], own: tuple[Conch, str]) -> None:
@@ -247,7 +271,10 @@ def test_sigterm_before_all_have_begun(fragile: Callable[[], Any], own: tuple[Co
     own[0].pid = process.pid
     await_true(lambda: workers(own[0]))
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=20)
+    try:
+        _, log = process.communicate(timeout=10)
+    finally:
+        process.kill()
     assert process.returncode == 0, log
     assert "Traceback" not in log
 

@@ -1,5 +1,6 @@
 """`server.workers`: processes that share a port, and the parent that starts and replaces them and passes signals on."""
 
+import contextlib
 import ctypes
 import gc
 import logging
@@ -9,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 log = logging.getLogger("conch")
 
@@ -33,9 +34,13 @@ class WorkersFailed(ValueError):
 
 
 class Place:
-    """One of the workers, and after it those that replace it."""
+    """One of the workers, and after it those that replace it, on the same sockets.
 
-    def __init__(self) -> None:
+    The parent keeps these too: who connects while a worker is being replaced waits for the next, and is not refused.
+    """
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self.sockets = sockets
         self.pid: int | None = None
         self.serves = False
         self.since = 0.0  # when its process began, or may begin
@@ -57,7 +62,9 @@ def run(count: int, sockets: Sequence[socket.socket], work: Work, started: Calla
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     gc.collect()
     gc.freeze()  # a collection in a worker would write to pages that all of them share
-    workers = Workers(count, [_stand_in(each) for each in sockets], work, started)
+    held = [_stand_in(each) for each in sockets]
+    places = [Place([_bound(each.family, each.getsockname()) for each in held]) for _ in range(count)]
+    workers = Workers(held, places, work, started)
     try:
         workers.run()
     finally:
@@ -67,9 +74,8 @@ def run(count: int, sockets: Sequence[socket.socket], work: Work, started: Calla
 class Workers:
     """The parent's view of them."""
 
-    def __init__(self, count: int, addresses: list[socket.socket], work: Work, started: Callable[[], None]) -> None:
-        self._places = [Place() for _ in range(count)]
-        self._addresses, self._work, self._started = addresses, work, started
+    def __init__(self, held: list[socket.socket], places: list[Place], work: Work, started: Callable[[], None]) -> None:
+        self._held, self._places, self._work, self._started = held, places, work, started
         self._all_served = self._stopping = False
 
     def run(self) -> None:
@@ -96,12 +102,17 @@ class Workers:
             if place.pid is not None:
                 os.kill(place.pid, signal.SIGKILL)
 
+    def _close(self, keep: Place | None = None) -> None:
+        for each in self._held + [each for place in self._places if place is not keep for each in place.sockets]:
+            each.close()
+
     def _begin(self, place: Place) -> None:
         place.since, place.serves = time.monotonic(), False
         parent = os.getpid()
         place.pid = os.fork()
         if not place.pid:
-            _live(parent, self._addresses, self._work)
+            self._close(keep=place)
+            _live(parent, place.sockets, self._work)
 
     def _note_start(self, pid: int) -> None:
         for place in self._places:
@@ -133,13 +144,16 @@ class Workers:
             raise WorkersFailed(f"workers do not stay alive: the last {how}; what it logged says why.")
         pause = PAUSES[min(max(place.failures, 1), len(PAUSES)) - 1]
         place.since = now + pause
+        if pause:
+            for each in place.sockets:
+                with contextlib.suppress(OSError):  # it does not listen
+                    each.shutdown(socket.SHUT_RDWR)  # until then the others take what comes
         log.error("worker %d %s; another takes its place%s", pid, how, f" in {pause:g} s" if pause else "")
 
     def _pass_on(self, number: int) -> None:
         if number != signal.SIGHUP and not self._stopping:
             self._stopping = True
-            for address in self._addresses:  # as a single process does, so that a successor may begin meanwhile
-                address.close()
+            self._close()  # as a single process does, so that a successor may begin meanwhile
         for place in self._places:
             if place.pid is not None:
                 os.kill(place.pid, number)
@@ -152,8 +166,8 @@ def _next_signal(until: float | None) -> signal.struct_siginfo | None:
     return signal.sigtimedwait(AWAITED, max(0.0, until - time.monotonic()))
 
 
-def _live(parent: int, addresses: list[socket.socket], work: Work) -> NoReturn:
-    """A worker's life, from its birth; does not return."""
+def _live(parent: int, sockets: list[socket.socket], work: Work) -> NoReturn:
+    """A worker's life, from its birth."""
     status = 1
     try:
         if ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL):
@@ -161,12 +175,6 @@ def _live(parent: int, addresses: list[socket.socket], work: Work) -> NoReturn:
         if os.getppid() != parent:
             sys.exit()  # it has died meanwhile
         os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
-        sockets = [
-            socket.create_server(each.getsockname(), family=each.family, backlog=2048, reuse_port=True)
-            for each in addresses
-        ]
-        for address in addresses:
-            address.close()
         work(sockets, lambda: os.kill(parent, STARTED))
         status = 0
     except KeyboardInterrupt:
@@ -186,12 +194,18 @@ def _stand_in(listening: socket.socket) -> socket.socket:
     now held without SO_REUSEADDR: whoever does not ask to share it is refused.
     """
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held = socket.socket(listening.family, listening.type)
-    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # the former because of connections of a gateway before
-        held.setsockopt(socket.SOL_SOCKET, option, 1)
-    if listening.family == socket.AF_INET6:
-        held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    held.bind(listening.getsockname())
+    held = _bound(listening.family, listening.getsockname())
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     listening.close()
     return held
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    """A socket at an address that others share, which does not listen yet."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # the former because of connections of a gateway before
+        made.setsockopt(socket.SOL_SOCKET, option, 1)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    made.bind(address)
+    return made
