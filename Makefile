@@ -27,6 +27,10 @@ check: setup-check  ## lint, format and types
 bench: setup-bench  ## speed against nginx; BASE=<revision> measures that one beside this
 	@$(VENV) -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
 
+binary: setup-binary  ## dist/conch, one file that needs nothing installed, and its checksum; then its own tests
+	@$(VENV) scripts/binary.py
+	@$(VENV) -m pytest -m binary $(ARGS)
+
 crash: setup-run  ## kill -9 the gateway 50 times under load, and reconcile its books
 	@$(VENV) scripts/crash.py $(ARGS)
 
@@ -43,5 +47,5 @@ clean:  ## remove the virtual environment, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test check bench crash lock clean
+.PHONY: help run serve triton test check bench binary crash lock clean
 .DEFAULT_GOAL := help

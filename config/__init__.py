@@ -16,6 +16,7 @@ from config.variables import settings_of
 HERE = Path(__file__).parent
 DEFAULT_PATH = HERE / "conch.toml"
 PRESETS = HERE / "presets"
+BUILD = HERE / "build.json"  # version, commit and date; in the binary only
 MOST_PER_MINUTE = 10_000_000_000  # a bucket's 60,000,000 parts per request stay within 64 bits, three times over
 LONGEST, LARGEST = 36_500 * 86_400.0, 1 << 50  # seconds, bytes
 TRANSPORTS: dict[str, tuple[str, ...]] = {

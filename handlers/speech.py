@@ -17,7 +17,7 @@ from handlers.door.wire import ByteStream, Stream, encode
 from upstream.deployment import Deployment
 from upstream.fetch import FetchError, read_data_url
 from upstream.inference import Speak
-from upstream.media import MediaError
+from upstream.media import MediaError, check_codecs
 from upstream.media.audio import FORMATS
 from upstream.speaking import Speech, SpeechBinding, Voice, read_voice
 
@@ -52,6 +52,10 @@ async def create(request: Request, body: SpeechRequest) -> ByteStream | Stream[S
         extra=request.extra,
     )
     format = body.response_format or "mp3"
+    try:
+        check_codecs(f"make {format}")
+    except MediaError as error:
+        raise InvalidRequest(str(error), param="response_format", code="unsupported_format") from error
     speech = Speech(deployment, job, format, tempo=1.0 if bound else speed or 1.0)
     request.on_end(speech.close)
     spoken = Units(characters=len(body.input))

@@ -1,6 +1,6 @@
 """Makes what a purpose needs: system packages, .venv, the locked dependencies; quick when all is there.
 
-    python3 scripts/setup.py run | test | check | bench
+    python3 scripts/setup.py run | test | check | bench | binary
 
 Standard library only, for a bare Python 3.11: it runs before anything is installed.
 """
@@ -23,7 +23,16 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # A dev environment holds the run environment, at the same versions: what is installed there serves both.
-LOCKS = {"run": ["run", "dev"], "test": ["dev"], "check": ["dev"], "bench": ["run", "dev"]}
+LOCKS = {"run": ["run", "dev"], "test": ["dev"], "check": ["dev"], "bench": ["run", "dev"], "binary": ["dev"]}
+# What a binary is built with, by a file of each below /usr, and Debian's package of it.
+BUILDS = {
+    "bin/gcc": "gcc",
+    "include/stdlib.h": "libc6-dev",
+    "include/zstd.h": "libzstd-dev",
+    "bin/zstd": "zstd",
+    "bin/strip": "binutils",
+    "bin/python3": "python3",
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -81,14 +90,16 @@ def missing_packages(purpose: str) -> list[str]:
     missing = []
     if importlib.util.find_spec("ensurepip") is None:
         missing.append(f"python{VERSION}-venv")
-    if purpose in ("run", "test") and sys.platform == "linux" and not has_libpython():
+    if purpose in ("run", "test", "binary") and sys.platform == "linux" and not has_libpython():
         missing.append(f"libpython{VERSION}")  # Triton's Python stub links it; python3 alone lacks it
     if purpose == "test" and not which_system("curl"):
         missing.append("curl")  # the README's lines are run as they stand
-    if purpose == "test" and not postgres_programs():
+    if purpose in ("test", "binary") and not postgres_programs():
         missing.append("postgresql")
     if purpose == "bench":
         missing += [name for name in ("nginx", "wrk") if not which_system(name)]
+    if purpose == "binary":
+        missing += [package for file, package in BUILDS.items() if not Path("/usr", file).exists()]
     return missing
 
 

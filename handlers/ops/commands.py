@@ -11,9 +11,8 @@ from typing import Any
 from config import Config, ConfigError, api_key, load
 from handlers.door.admission import judge
 from handlers.door.errors import ApiError
-from handlers.door.gateway import VERSION
 from handlers.door.lifetime import Lifetime
-from handlers.ops import backup, check, copying, verbs
+from handlers.ops import backup, check, copying, verbs, version
 from handlers.ops.inside import get
 from handlers.ops.tables import show
 from store import open_store
@@ -33,7 +32,7 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         if options.verb == "version":
-            return show(options, {"version": VERSION})
+            return show(options, version.build())
         config = load(options.config, options.env)
         logging.getLogger("conch").setLevel(config.server.log_level.upper())
         if options.verb == "serve":
@@ -75,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "path", metavar="PATH"
     )
     verb("migrate", "Bring the store's schema up to date.", _migrate)
-    verb("version", "Print the version.")
+    verb("version", "Print version, commit and build date.")
     verb("models", "List the configured models.", _models)
     for add in GROUPS:
         add(named, common)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from os import SEEK_END
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
 
-from upstream.media import MediaError
+from upstream.media import MediaError, check_codecs
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioResampler
@@ -151,6 +151,7 @@ class Recording:
 
     @contextmanager
     def _opened(self) -> "Iterator[tuple[InputContainer, AudioStream]]":
+        check_codecs(f"read {_LISTED}")
         import av
         from av.error import FFmpegError
 
