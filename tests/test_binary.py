@@ -190,10 +190,11 @@ def test_it_serves(served: OpenAI) -> None:
         said.choices[0].message.content
     )
     over_http, over_grpc = (
-        served.embeddings.create(model=model, input=["a", "b"]).data for model in ("vllm-embed", "vllm-embed-grpc")
+        served.embeddings.create(model=model, input=["a", "b"], encoding_format="float").data
+        for model in ("vllm-embed", "vllm-embed-grpc")
     )
     assert [one.embedding for one in over_http] == [one.embedding for one in over_grpc]
-    assert len(served.embeddings.create(model="minilm", input="a").data[0].embedding) == 384
+    assert len(served.embeddings.create(model="minilm", input="a", encoding_format="float").data[0].embedding) == 384
     picture = served.images.generate(model="diffusion", prompt="a shell", size="64x64", response_format="b64_json")
     assert picture.data
     assert (picture.data[0].b64_json or "").startswith("iVBOR")  # a PNG
