@@ -45,6 +45,8 @@ class Bare:
         places = {"store": "/srv/conch.db", "root": "/srv", "cache": "/srv"}
         text = CONFIG.format(triton=triton.url, grpc=triton.grpc_url, **places)
         (self.home / "conch.toml").write_text(text)
+        (root / "dev").mkdir()
+        (root / "dev/urandom").write_bytes(os.urandom(4096))  # gRPC will not start without; a device needs a real root
         self.tmp.mkdir()
         self.tmp.chmod(0o1777)
         self.enter = [str(which_system("unshare")), "--user", "--map-current-user", f"--root={root}"]
