@@ -23,7 +23,7 @@ from scripts import bundle  # noqa: E402
 
 TARGET = ROOT / "dist" / "conch"
 ENTRY = struct.Struct("<IIQ")  # mode, length of the path, size: `struct entry` of launcher.c
-LEVEL = ("--ultra", "-22", "--long=27", "-T1")
+LEVEL = ("--ultra", "-22", "--zstd=wlog=23", "-T1")  # a window of 8 MiB: unpacking takes no more memory than serving
 COMPILE = (
     "cc",
     "-std=gnu11",

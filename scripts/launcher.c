@@ -87,7 +87,6 @@ static int unpack(int folder)
     int status = -1;
     if (!from.stream)
         return -1;
-    ZSTD_DCtx_setParameter(from.stream, ZSTD_d_windowLogMax, 27);
     for (;;) {
         if (take(&from, &entry, sizeof entry))
             break;
