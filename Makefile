@@ -17,7 +17,7 @@ triton: setup-run  ## Triton only, with the repository models/
 	@$(VENV) scripts/triton.py serve --repository models $(ARGS)
 
 test: setup-test  ## every test; make test ARGS="-k chat -x"
-	@$(VENV) -m pytest $(ARGS)
+	@$(VENV) -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: setup-check  ## lint, format and types
 	@$(VENV) -m ruff check
