@@ -18,7 +18,7 @@ def _take(self: Teller, digest: bytes) -> asyncio.Future[Take]:
     return _known[digest]
 
 
-async def _hold(*_: Any) -> None:
+async def _hold(*_: Any, **__: Any) -> None:
     """No credits, and so no bill and no usage."""
 
 
