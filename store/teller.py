@@ -33,8 +33,8 @@ AGAIN = 0.25
 """Seconds after which what is owed is tried again while the database is away."""
 PATIENCE = 10.0
 """Seconds for which a settlement is tried, before its request is told that it failed."""
-BUSY = 4
-"""Asks in a transaction from which on the next one waits a round of the loop longer."""
+BUSY, ROUNDS = 4, 4
+"""Asks in a transaction from which on the next one waits so many rounds of the loop longer."""
 FOR_EVER = float("inf")
 
 log = logging.getLogger("conch.store")
@@ -198,10 +198,13 @@ class Teller:
             self._loop = asyncio.get_running_loop()
         return self._loop.create_future()
 
-    def _gather(self) -> None:
-        """Under load, one more round of the loop brings more into the transaction, of which each costs the same."""
+    def _gather(self, rounds: int = ROUNDS) -> None:
+        """Under load, more rounds of the loop bring more into the transaction, of which each costs the same."""
         assert self._loop is not None
-        self._loop.call_soon(self._tick)
+        if rounds:
+            self._loop.call_soon(self._gather, rounds - 1)
+        else:
+            self._tick()
 
     def _tick(self) -> None:
         self._driver.transact(self._compose, self._finish)
