@@ -316,6 +316,18 @@ async def test_who_left_finds_the_answer_under_the_key(
     assert (row.units.output_tokens, row.whole) == (100, True)
 
 
+async def test_who_left_pays_nothing_for_what_fails_then(
+    shop: Conch, books: Books, customer: Customer, key: str, triton: Triton
+) -> None:
+    before, body = started(triton), script("a", "b", model="priced", stream=True, pace_ms=300, fail_after=1)
+    with Wire(shop.url) as wire:
+        send(wire, customer, CHAT, body, key)
+        await_true(lambda: started(triton) > before)
+    await_true(lambda: post(shop, customer, CHAT, GOOD, key).status == 200)
+    (row,) = await books.usage(customer)
+    assert row.whole
+
+
 async def test_who_left_within_the_body(shop: Conch, books: Books, customer: Customer, key: str) -> None:
     """Nothing was claimed."""
     with Wire(shop.url) as wire:

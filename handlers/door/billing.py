@@ -128,7 +128,7 @@ class Bill:
             return None
         self._ended = True
         request = self._request
-        failed = not request.left and not request.gone and not (request.timed_out and request.started)
+        failed = not request.left and not (request.timed_out and request.started)
         closing = self._closing(whole=False, used=request.kept if failed else request.used)
         if not closing.held and closing.claim is None and closing.usage is None:
             return None

@@ -51,7 +51,6 @@ class Request:
         "extra",
         "finishes",
         "gateway",
-        "gone",
         "id",
         "kept",
         "left",
@@ -92,7 +91,6 @@ class Request:
         self.started = False  # the answer's head is out
         self.finishes = False  # what it asked of a model runs to its end, also when the client leaves
         self.timed_out = False  # the deadline ended it
-        self.gone = False  # the client has left, and it goes on
         self.left = False  # the client has left, and that was the end
         self._receive = receive
         self._send = send
@@ -174,7 +172,6 @@ class Request:
             if not self.finishes:
                 self.left = True
                 raise asyncio.CancelledError from None
-            self.gone = True
 
     async def fail(self, error: ApiError) -> None:
         """Answer with an error in the one shape."""
@@ -203,10 +200,8 @@ class Request:
         await self.write(KEEP_ALIVE)
 
     def leave(self) -> None:
-        """The client has gone: end the handler, once. What it took is released by the Lifetime."""
-        if self.finishes:
-            self.gone = True
-        elif not self.left and self._task is not None:
+        """The client has gone: end the handler, once, unless it is to finish. What it took is released by the Lifetime."""
+        if not self.finishes and not self.left and self._task is not None:
             self.left = True
             self._task.cancel()
 
