@@ -200,7 +200,7 @@ class Request:
         await self.write(KEEP_ALIVE)
 
     def leave(self) -> None:
-        """The client has gone: end the handler, once, unless it is to finish. What it took is released by the Lifetime."""
+        """The client has gone: end the handler, once, unless it is to finish. The Lifetime releases what it took."""
         if not self.finishes and not self.left and self._task is not None:
             self.left = True
             self._task.cancel()
