@@ -46,7 +46,7 @@ async def create(request: Request, body: ChatRequest) -> ChatCompletion | Stream
         begin = ChunkDelta(role="assistant", content=None if body.tools else "")  # a call has no content
         opening = b"".join(chunks.frame(index, begin) for index in choices)
         frames = _frames(request, answer, started, chunks, interpreters, opening)
-        return Stream(frames, lambda: _usage_frame(chunk, answer) if include_usage else b"")
+        return Stream(frames, lambda: chunks.last + (_usage_frame(chunk, answer) if include_usage else b""))
     gathered = [_Gathered() for _ in choices]
     while deltas := await answer.read():
         for delta in deltas:
@@ -101,6 +101,7 @@ class _Chunks:
     """Makes the frames of one answer. The JSON around a piece of text never changes: it is made once and spliced."""
 
     def __init__(self, chunk: ChatCompletionChunk) -> None:
+        self.last = b""  # the frames that came with the answer's end
         self._chunk = chunk
         self._around: dict[int, tuple[bytes, bytes]] = {}
 
@@ -143,17 +144,18 @@ async def _frames(
     """The SSE frames, those of one arrival as one piece. `frames` are the first ones, which name the role."""
     while deltas := await answer.read():
         request.upstream_seconds = time.perf_counter() - started
-        for delta in deltas:
-            if interpreters is None and delta.logprobs is None:
-                if delta.text:
-                    frames += chunks.text(delta.index, delta.text)
-                if delta.finish:
-                    frames += chunks.frame(delta.index, ChunkDelta(), delta.finish)
-            else:
-                frames += _framed(chunks, delta, interpreters)
-        if frames:  # half a tag may be all that came
+        frames += b"".join(
+            [
+                chunks.text(delta.index, delta.text)
+                if interpreters is None and delta.finish is None and delta.logprobs is None
+                else _framed(chunks, delta, interpreters)
+                for delta in deltas
+            ]
+        )
+        if frames and not answer.complete:  # half a tag may be all that came
             yield frames
             frames = b""
+    chunks.last = frames
 
 
 def _framed(chunks: _Chunks, delta: Delta, interpreters: list[Interpreter] | None) -> bytes:

@@ -16,8 +16,11 @@ from upstream.text import Reader, TextBinding
 class Answer(Protocol):
     """`read` gives the deltas of one arrival, an empty list at the end; `usage` what has been counted so far.
 
-    `kept` is the usage of those of several answers that are whole, also when another one fails.
+    `complete`: what was read last is known to be the end. `kept` is the usage of those of several answers that are
+    whole, also when another one fails.
     """
+
+    complete: bool
 
     @property
     def usage(self) -> Usage: ...
@@ -60,6 +63,7 @@ class One:
         self.whole: list[Delta] | None = None  # of a unary exchange
         self.events: Stream | None = None
         self.responses: GrpcStream | None = None
+        self.complete = False
         self._replica: Replica | None = replica
         self._split = Events()
         replica.outstanding += 1
@@ -74,14 +78,20 @@ class One:
 
     async def read(self) -> list[Delta]:
         """The next deltas, as soon as any have come."""
+        if self.complete:
+            return []
         if self.whole is not None:
-            deltas, self.whole = self.whole, []
-            return deltas
+            self.complete = True
+            return self.whole
         if self.responses is not None:
             return await self._read_responses(self.responses)
         assert self.events is not None
         while data := await self.events.read():
-            if deltas := self.reader.read(self._split.feed(data)):
+            deltas = self.reader.read(self._split.feed(data))
+            if self.events.at_end and not self._split.partial and (self.reader.finished or not deltas):
+                self.complete = True
+                return deltas + self.reader.end()
+            if deltas:
                 return deltas
         if self._split.partial:
             raise Broken("the stream ended within an event")
@@ -113,6 +123,7 @@ class Several:
 
     def __init__(self, answers: Sequence[Answer], choices: int = 1, *, prompts: bool = False) -> None:
         self._answers, self._choices, self._prompts = answers, choices, prompts
+        self.complete = False
         self._reads: dict[asyncio.Task[list[Delta]], int] = {}
         self._open = set(range(len(answers)))
 

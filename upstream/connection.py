@@ -117,6 +117,11 @@ class Stream:
         """Whether the connection ended without one byte of an answer."""
         return isinstance(self.error, Broken) and not self.status and not self._quiet
 
+    @property
+    def at_end(self) -> bool:
+        """Whether all of the answer has been read, to its clean end."""
+        return self._ended and not self._chunks
+
     def drain(self) -> bytes:
         """What has arrived and was not read yet."""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
