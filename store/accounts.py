@@ -6,6 +6,7 @@ Money is integer nano-dollars. A request's account is opened by a Hold and ended
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 
 from store import claims
@@ -14,6 +15,8 @@ from store.records import Account, Closing, Conflict, Held, Hold
 from store.script import Each, Script, Statement, identify
 
 MOST = 1 << 62  # nano-dollars of one workspace: 4.6 billion dollars
+NOTHING = (0, 0)
+GRANTED = Held(True)
 
 _spent = "(CASE WHEN month >= CAST($4 AS bigint) THEN spent ELSE 0 END)"
 _held = "CAST($3 AS bigint)"
@@ -48,7 +51,12 @@ USE = Each(
 
 def month(now: int) -> int:
     """The calendar month of a time in µs, UTC: yyyymm."""
-    day = time.gmtime(now // 1_000_000)
+    return _month_of_day(now // 86_400_000_000)
+
+
+@lru_cache(2)
+def _month_of_day(number: int) -> int:
+    day = time.gmtime(number * 86_400)
     return day.tm_year * 100 + day.tm_mon
 
 
@@ -59,47 +67,48 @@ def settle(asks: Sequence[Hold | Closing], now: int) -> Script[list[Held | None]
     other; more often only where not all that is asked of one can be granted.
     """
     this_month = month(now)
-    closings = [ask for ask in asks if isinstance(ask, Closing)]
-    back, unspent = yield from _close(closings, this_month)
-    wanted: dict[str, list[Hold]] = defaultdict(list)
+    closings: list[Closing] = []
+    wanted: dict[str, list[Hold]] = {}
     for ask in asks:
         if isinstance(ask, Hold):
-            wanted[ask.workspace].append(ask)
+            wanted.setdefault(ask.workspace, []).append(ask)
+        else:
+            closings.append(ask)
+    moved = (yield from _close(closings, this_month)) if closings else {}
     answers: dict[str, Held] = {}
     granted: list[tuple[object, ...]] = []
-    for workspace in sorted(back.keys() | wanted.keys()):
-        holds, moved = wanted[workspace], (back[workspace], unspent[workspace])
-        rows = yield _move(workspace, moved, sum(hold.amount for hold in holds), this_month, holds)
+    for workspace in sorted(moved.keys() | wanted.keys()):
+        holds, back = wanted.get(workspace, ()), moved.get(workspace, NOTHING)
+        rows = yield _move(workspace, back, sum([hold.amount for hold in holds]), this_month, holds)
         if not rows:
-            yield _move(workspace, moved, 0, this_month, ())
+            yield _move(workspace, back, 0, this_month, ())
         for hold in holds:
-            own = rows or (yield _move(workspace, (0, 0), hold.amount, this_month, (hold,)))
+            own = rows or (yield _move(workspace, NOTHING, hold.amount, this_month, (hold,)))
             if own:
                 granted.append((hold.id, hold.process, workspace, hold.amount, own[0][0]))
             else:
                 answers[hold.id] = yield from _refusal(hold, this_month)
-    yield from HOLD(granted)
-    yield from claims.end([closing for closing in closings if closing.claim is not None])
-    whole = Held(True)
-    return [answers.get(ask.id, whole) if isinstance(ask, Hold) else None for ask in asks]
+    if granted:
+        yield from HOLD(granted)
+    if claimed := [closing for closing in closings if closing.claim is not None]:
+        yield from claims.end(claimed)
+    return [answers.get(ask.id, GRANTED) if isinstance(ask, Hold) else None for ask in asks]
 
 
-def _close(closings: Sequence[Closing], this_month: int) -> Script[tuple[defaultdict[str, int], defaultdict[str, int]]]:
+def _close(closings: Sequence[Closing], this_month: int) -> Script[dict[str, tuple[int, int]]]:
     """What each workspace gets back of its holds (less than nothing where one was reaped), and how much of that counts
     as spent this month."""
-    back: defaultdict[str, int] = defaultdict(int)
-    unspent: defaultdict[str, int] = defaultdict(int)
+    moved: defaultdict[str, tuple[int, int]] = defaultdict(lambda: NOTHING)
     for statement in LET_GO([(closing.id,) for closing in closings if closing.held]):
         for workspace, amount, held_in in (yield statement):
-            back[workspace] += amount
-            unspent[workspace] += amount if held_in == this_month else 0
-    used = [_usage_row(closing) for closing in closings if closing.usage is not None]
-    for statement in USE(used):
+            back, unspent = moved[workspace]
+            moved[workspace] = back + amount, unspent + amount if held_in == this_month else unspent
+    for statement in USE([_usage_row(closing) for closing in closings if closing.usage is not None]):
         for workspace, cost in (yield statement):
             if cost:
-                back[workspace] -= cost
-                unspent[workspace] -= cost
-    return back, unspent
+                back, unspent = moved[workspace]
+                moved[workspace] = back - cost, unspent - cost
+    return moved
 
 
 def _usage_row(closing: Closing) -> tuple[object, ...]:
@@ -114,8 +123,8 @@ def _usage_row(closing: Closing) -> tuple[object, ...]:
 
 def _move(workspace: str, moved: tuple[int, int], held: int, this_month: int, holds: Sequence[Hold]) -> Statement:
     back, unspent = moved
-    limits = [hold.limit for hold in holds if hold.limit is not None]
-    return Statement(MOVE, (workspace, back, held, this_month, unspent, min(limits, default=None)))
+    limit = min([hold.limit for hold in holds if hold.limit is not None], default=None) if holds else None
+    return Statement(MOVE, (workspace, back, held, this_month, unspent, limit))
 
 
 def _refusal(hold: Hold, this_month: int) -> Script[Held]:

@@ -1,8 +1,8 @@
 """The take: a key's authority, a place for its request where the plan limits those, and one token of its bucket."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
+from operator import itemgetter
 from typing import TypeAlias
 
 from store.ledger import KEY, read_key
@@ -26,6 +26,7 @@ _refilled = f"""CASE WHEN {_now} <= at THEN 0
 _grown = f"tokens + ({_raised}) + ({_refilled})"
 _held = f"(CASE WHEN {_grown} > {_capacity} THEN {_capacity} ELSE {_grown} END)"
 _cost = f"{_wanted} * {TOKEN}"
+_order = itemgetter(0, 1)
 
 TAKE = f"""
 UPDATE buckets SET
@@ -69,7 +70,14 @@ def take(judge: Judge, process: str, asks: Sequence[bytes | str], now: int) -> S
     """
     answers: dict[bytes, Iterator[Take]] = {}
     admitted: list[tuple[str, bytes, Authority, Budget]] = []
-    waiting = Counter(ask for ask in asks if isinstance(ask, bytes))
+    waiting: dict[bytes, int] = {}
+    leaving: dict[str, int] = {}
+    for ask in asks:
+        if isinstance(ask, bytes):
+            waiting[ask] = waiting.get(ask, 0) + 1
+        else:
+            leaving[ask] = leaving.get(ask, 0) + 1
+    limited = bool(leaving)
     for digest in waiting:
         authority = None
         for row in (yield Statement(AUTHORITY, (digest,))):
@@ -77,12 +85,13 @@ def take(judge: Judge, process: str, asks: Sequence[bytes | str], now: int) -> S
         budget = authority and judge(authority, now)
         if authority and budget:
             admitted.append((authority.key.bucket, digest, authority, budget))
+            limited = limited or budget.concurrency is not None
         else:
             answers[digest] = repeat(Take(authority))
     # Places in the order of workspaces and then tokens in that of buckets, each row for the first time where its turn
     # is: so that two machines never wait for each other's rows.
-    admitted.sort(key=lambda each: each[:2])
-    rooms = yield from _move_in(process, Counter(ask for ask in asks if isinstance(ask, str)), admitted, waiting)
+    admitted.sort(key=_order)
+    rooms = (yield from _move_in(process, leaving, admitted, waiting)) if limited else {}
     for bucket, digest, authority, budget in admitted:
         wanted = waiting[digest]
         room = rooms.get(digest, wanted)
@@ -97,9 +106,9 @@ def take(judge: Judge, process: str, asks: Sequence[bytes | str], now: int) -> S
 
 def _move_in(
     process: str,
-    leaving: Counter[str],
+    leaving: Mapping[str, int],
     admitted: Sequence[tuple[str, bytes, Authority, Budget]],
-    waiting: Counter[bytes],
+    waiting: Mapping[bytes, int],
 ) -> Script[dict[bytes, int]]:
     """Gives places back, then takes what there is for those whose plan limits them: how many, by digest."""
     entering: dict[str, list[tuple[bytes, int]]] = {}
@@ -108,7 +117,7 @@ def _move_in(
             entering.setdefault(authority.workspace.name, []).append((digest, budget.concurrency))
     rooms: dict[bytes, int] = {}
     for workspace in sorted(leaving.keys() | entering.keys()):
-        count = leaving[workspace]
+        count = leaving.get(workspace, 0)
         while count and not (yield Statement(GIVE_BACK, (process, workspace, count))):
             count -= 1  # one of them was reaped
         if count:

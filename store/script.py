@@ -40,7 +40,7 @@ class Each:
     def __call__(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Statement]:
         """The statements that together are for all of `rows`."""
         start, left = 0, len(rows)
-        for size in CHUNKS:
+        for size in CHUNKS if left > 1 else CHUNKS[-1:]:
             while left >= size:
                 part = rows[start : start + size]
                 yield Statement(self._texts[size], tuple([value for row in part for value in row]))

@@ -48,6 +48,7 @@ class Session:
     def __init__(self, path: Path, patience: float, synchronous: str) -> None:
         self._path, self._patience, self._synchronous = path, patience, synchronous
         self._connection: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor  # of that connection
 
     def transact(self, script: Script[T]) -> tuple[T, int]:
         """The script's result and the number of rows it changed. Raises its errors, or StoreUnavailable."""
@@ -59,7 +60,8 @@ class Session:
         try:
             if self._connection is None:
                 self._connection = _connect(self._path, self._patience, self._synchronous)
-            self._connection.execute("BEGIN IMMEDIATE")
+                self._cursor = self._connection.cursor()
+            self._cursor.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             refusal = _unavailable(error)
             if not isinstance(refusal, Busy):
@@ -72,8 +74,8 @@ class Session:
         assert connection is not None, "begin comes first"
         before = connection.total_changes
         try:
-            result = _run(connection.cursor(), script)
-            connection.execute("COMMIT")
+            result = _run(self._cursor, script)
+            self._cursor.execute("COMMIT")
         except BaseException as error:
             self.close()  # The surest rollback: it works whatever became of the disk or the file.
             if _of_state(error):

@@ -117,7 +117,9 @@ class Teller:
         self._singly: list[Ask] = []
         self._owed: list[Ask] = []
         self._working = self._closed = self._busy = False
+        self._now = 0  # of the last transaction
         self.away = False  # the database did not answer the last time
+        self.alone = False  # whoever asks is the only one who can: nobody will come to share the transaction
         self._in_doubt = False  # what became of a take or a leaving
         self._places: Counter[str] = Counter()
         self._used: dict[str, int] = {}
@@ -190,7 +192,10 @@ class Teller:
         self._waiting.append(Ask(kind, item, future, until))
         if not self._working:
             self._working = True
-            future.get_loop().call_soon(self._gather if self._busy else self._tick)
+            if self.alone:
+                self._tick()
+            else:
+                future.get_loop().call_soon(self._gather if self._busy else self._tick)
         return future
 
     def _future(self) -> asyncio.Future[Any]:
@@ -225,14 +230,27 @@ class Teller:
 
     def _script(self, batch: list[Ask]) -> Script[Answers]:
         answers: Answers = []
-        now = self._clock()
-        for kind in self._kinds:
-            if asks := [ask for ask in batch if ask.kind is kind]:
-                answers += zip(asks, (yield from kind([ask.item for ask in asks], now)), strict=True)
+        self._now = self._clock()
+        waiting: dict[Kind, list[Ask]] = {}
+        for ask in batch:
+            waiting.setdefault(ask.kind, []).append(ask)
+        for kind in self._kinds if len(waiting) > 1 else tuple(waiting):
+            if asks := waiting.get(kind):
+                answers += zip(asks, (yield from kind([ask.item for ask in asks], self._now)), strict=True)
         return answers
 
     def _finish(self, outcome: Outcome) -> None:
         batch, self._batch = self._batch, []
+        if isinstance(outcome, list):
+            self.away = False
+            self._answer(outcome)
+        else:
+            self._fail(batch, outcome)
+        self._working = bool(self._singly or self._waiting)
+        if self._working:
+            asyncio.get_running_loop().call_soon(self._tick)
+
+    def _fail(self, batch: list[Ask], outcome: Exception) -> None:
         self.away = isinstance(outcome, StoreUnavailable) and not isinstance(outcome, Contended)
         if isinstance(outcome, StoreUnavailable) and any(ask.kind in (self._take, buckets.recount) for ask in batch):
             self._in_doubt = True
@@ -244,32 +262,26 @@ class Teller:
             batch += self._singly + self._waiting
             self._singly, self._waiting = [], []
             self._put_off(batch, outcome)
-        elif isinstance(outcome, list):
-            self._answer(outcome)
         elif len(batch) == 1:
             batch[0].refuse(outcome)
         else:
             # One ask broke the transaction of all: now each gets its own.
             self._singly = batch[::-1]
-        self._working = bool(self._singly or self._waiting)
-        if self._working:
-            asyncio.get_running_loop().call_soon(self._tick)
 
     def _answer(self, answers: Answers) -> None:
-        now = self._clock()
         for ask, answer in answers:
             waits = not ask.future.done()
             if waits:
                 ask.future.set_result(answer)
             if ask.kind is self._take:
-                self._note_take(ask.item, answer, waits, now)
+                self._note_take(ask.item, answer, waits)
 
-    def _note_take(self, item: bytes | str, answer: Take | None, waits: bool, now: int) -> None:
+    def _note_take(self, item: bytes | str, answer: Take | None, waits: bool) -> None:
         if answer is None:
             assert isinstance(item, str), "a workspace, in which a place was given back"
             self._places[item] -= 1
         elif answer.granted and answer.authority and answer.budget:
-            self._used[answer.authority.key.id] = now
+            self._used[answer.authority.key.id] = self._now
             if answer.budget.concurrency is not None:
                 workspace = answer.authority.workspace.name
                 self._places[workspace] += 1

@@ -25,8 +25,19 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.clock = Clock()
+        self.running = 0  # requests
         self.started = self.clock() // 1_000_000  # unix seconds
         self.models: Mapping[str, Model] = {model.id: model for model in config.models}
         self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
         self.recent = Recent() if config.store.when_down == "open" else None
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}
+
+    def enter(self) -> None:
+        """A request begins."""
+        self.running += 1
+        self.store.teller.alone = self.running == 1
+
+    def leave(self) -> None:
+        """A request has ended."""
+        self.running -= 1
+        self.store.teller.alone = self.running == 1

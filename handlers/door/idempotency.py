@@ -79,7 +79,7 @@ async def replay(request: Request, answer: Recorded) -> None:
     headers = [*answer.headers, REPLAYED]
     body = answer.body or b""
     if answer.streamed:
-        await request.start_stream(headers)
+        request.start_stream(headers)
         await request.write(body, last=True)
     else:
         await request.respond(body, headers=headers)

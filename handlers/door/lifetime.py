@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from handlers.door.errors import ApiError, encode, retry_after, translate, unrouted
 from handlers.door.ids import request_id
@@ -17,6 +17,7 @@ from handlers.door.ids import request_id
 if TYPE_CHECKING:
     from handlers.door.billing import Bill
     from handlers.door.gateway import Gateway
+    from handlers.door.protocol import Exchange, HeadProtocol
     from store.records import Authority, Take, Units
 
 log = logging.getLogger("conch")
@@ -29,17 +30,18 @@ RELEASED_IN = 1.0
 KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_EVERY = 15.0
 JSON = (b"content-type", b"application/json")
+_JSON = [JSON]
 
 
 class Request:
     """One request, from its head to its last byte: what handlers know of it, and the only way to answer it."""
 
     __slots__ = (
+        "_head",
         "_keep_alive",
         "_last_write",
         "_receive",
         "_releases",
-        "_send",
         "_stream_headers",
         "_task",
         "_writing",
@@ -47,7 +49,9 @@ class Request:
         "bill",
         "body_read",
         "bytes_only",
+        "connection",
         "error_frames",
+        "exchange",
         "extra",
         "finishes",
         "gateway",
@@ -68,9 +72,11 @@ class Request:
         "used",
     )
 
-    def __init__(self, gateway: "Gateway", scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, gateway: "Gateway", scope: Scope, receive: Receive) -> None:
         self.gateway = gateway
         self.scope = scope
+        self.connection: HeadProtocol = scope["connection"]
+        self.exchange: Exchange = self.connection.served
         self.id = request_id()
         self.started_at = time.perf_counter()
         self.upstream_seconds = 0.0
@@ -92,8 +98,8 @@ class Request:
         self.finishes = False  # what it asked of a model runs to its end, also when the client leaves
         self.timed_out = False  # the deadline ended it
         self.left = False  # the client has left, and that was the end
+        self._head = b""  # of a stream, until its first piece leaves
         self._receive = receive
-        self._send = send
         self._task: asyncio.Task[Any] | None = None
         self._releases: list[Release] = []
         self._keep_alive: asyncio.TimerHandle | None = None
@@ -121,54 +127,49 @@ class Request:
 
     async def receive(self) -> tuple[bytes, bool]:
         """The next piece of the body, and whether more follows."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.left = True
-            raise asyncio.CancelledError
-        more: bool = message.get("more_body", False)
-        self.body_read = not more
-        return message["body"], more
+        exchange = self.exchange
+        if exchange.more_body or exchange.disconnected:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.left = True
+                raise asyncio.CancelledError
+            self.body_read = not message["more_body"]
+            return message["body"], message["more_body"]
+        self.body_read = True
+        return exchange.take_body(), False
 
-    async def respond(self, body: bytes, status: int = 200, headers: Headers | None = None) -> None:
+    async def respond(self, body: bytes, status: int = 200, headers: Headers = _JSON) -> None:
         """Send a whole answer; JSON, unless `headers` name another content type."""
-        head = self._head(headers or [JSON])
-        head.append((b"content-length", b"%d" % len(body)))
         self.started = True
-        connection = self.scope["connection"]
-        connection.hold()  # until the body is there too: one write instead of two
-        try:
-            await self._emit({"type": "http.response.start", "status": status, "headers": head})
-            await self._emit({"type": "http.response.body", "body": body})
-        finally:
-            connection.release()
+        await self._emit(self.exchange.head(status, self._lines(headers), len(body)), body, last=True)
 
-    async def start_stream(self, headers: Headers) -> None:
-        """Send the head of an answer whose body comes in pieces."""
+    def start_stream(self, headers: Headers) -> None:
+        """The head of an answer whose body comes in pieces: it leaves with the first of them."""
         self.started = True
-        await self._emit({"type": "http.response.start", "status": 200, "headers": self._head(headers)})
+        self._head = self.exchange.head(200, self._lines(headers))
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send a piece of the body; for a stream of events, whole frames."""
         self._last_write = time.perf_counter()
         if self.record is not None and len(self.record) <= self.gateway.config.idempotency.max_body:
             self.record += data
-        await self._emit({"type": "http.response.body", "body": data, "more_body": not last})
+        head, self._head = self._head, b""
+        await self._emit(head, data, last=last)
 
-    async def _emit(self, message: Message) -> None:
+    async def _emit(self, head: bytes, data: bytes, *, last: bool) -> None:
         self._writing = True
-        if self.scope["connection"].flow.write_paused:
+        if self.exchange.flow.write_paused:
             await self._drained()
-        await self._send(message)
+        self.exchange.write(head, data, last=last)
         self._writing = False
 
     async def _drained(self) -> None:
         """Wait for a client that reads more slowly than we write; one that does not read at all has left."""
-        connection = self.scope["connection"]
         try:
             async with asyncio.timeout(self.gateway.config.server.write_timeout):
-                await connection.flow.drain()
+                await self.exchange.flow.drain()
         except TimeoutError:
-            connection.transport.abort()
+            self.exchange.transport.abort()
             if not self.finishes:
                 self.left = True
                 raise asyncio.CancelledError from None
@@ -196,7 +197,7 @@ class Request:
         if self._task is None or self._writing:
             return  # the answer has ended meanwhile, or the client is the slow one
         if not self.started:
-            await self.start_stream(self._stream_headers)
+            self.start_stream(self._stream_headers)
         await self.write(KEEP_ALIVE)
 
     def leave(self) -> None:
@@ -207,10 +208,11 @@ class Request:
 
     async def run(self, handle: Callable[[], Awaitable[None]]) -> None:
         """Run `handle` to its end, or to the client's, or to its error's; then release, last taken first."""
-        connection = self.scope["connection"]
+        connection = self.connection
         self._task = task = asyncio.current_task(connection.loop)
         assert task is not None
         connection.running = self
+        self.gateway.enter()
         refusal: ApiError | None = None
         try:
             await handle()
@@ -229,6 +231,7 @@ class Request:
             if refusal is not None and not self.left:
                 await self._answer(refusal)
         finally:
+            self.gateway.leave()
             connection.running = self.bill = None  # a bill knows its request: a cycle would wait for the collector
             if self._keep_alive is not None:
                 self._keep_alive.cancel()
@@ -239,7 +242,7 @@ class Request:
         if not self.started:
             await self.fail(error)
         elif self.bytes_only:
-            self.scope["connection"].break_off()
+            self.connection.break_off()
         else:  # a stream has begun: it ends with the error, and without [DONE]
             told = b"data: " + encode(error) + b"\n\n"
             await self.write(told if self.error_frames is None else await self.error_frames(error), last=True)
@@ -254,34 +257,29 @@ class Request:
             except Exception:
                 log.exception("%s: a release failed", self.id)
 
-    def _head(self, headers: Headers) -> Headers:
-        """`headers` and those that every answer carries."""
+    def _lines(self, headers: Headers) -> bytes:
+        """The header lines of an answer: `headers`, and those that every answer carries."""
         total = time.perf_counter() - self.started_at
         upstream = self.upstream_seconds
-        head = [
-            *headers,
-            (b"x-request-id", self.id.encode()),
-            (b"openai-processing-ms", b"%d" % (total * 1000)),
-            (
-                b"server-timing",
-                b"gateway;dur=%.2f, upstream;dur=%.2f" % ((total - upstream) * 1000, upstream * 1000),
-            ),
-        ]
+        own = b"".join([b"%b: %b\r\n" % each for each in headers])
+        lines = own + _EVERY % (self.id.encode(), total * 1000, (total - upstream) * 1000, upstream * 1000)
         take = self.take
         if take is not None and take.budget is not None:
             assert take.authority is not None
-            head += (
-                (b"x-ratelimit-limit", b"%d" % take.budget.per_minute),
-                (b"x-ratelimit-remaining", b"%d" % take.remaining),
-                (b"x-ratelimit-reset", b"%d" % take.reset),
-                (b"x-ratelimit-tier", take.authority.workspace.plan.encode()),
+            lines += _LIMITS % (
+                take.budget.per_minute,
+                take.remaining,
+                take.reset,
+                take.authority.workspace.plan.encode(),
             )
         client_id = self.header(b"x-client-request-id")
         if client_id is not None and len(client_id) <= 512 and client_id.isascii() and client_id.decode().isprintable():
-            head.append((b"x-client-request-id", client_id))
-        return head
+            lines += b"x-client-request-id: %b\r\n" % client_id
+        return lines
 
 
+_EVERY = b"x-request-id: %b\r\nopenai-processing-ms: %d\r\nserver-timing: gateway;dur=%.2f, upstream;dur=%.2f\r\n"
+_LIMITS = b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\nx-ratelimit-tier: %b\r\n"
 _STOPPING = ApiError(
     "Conch is being restarted and could not finish this request; try again.",
     status=503,
@@ -302,7 +300,7 @@ class Lifetime:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request = Request(self.gateway, scope, receive, send)
+        request = Request(self.gateway, scope, receive)
         endpoint = self.table.get((scope["method"], scope["path"]))
         if endpoint is not None:
             await request.run(lambda: endpoint.serve(request))

@@ -1,15 +1,18 @@
 """uvicorn's HTTP protocol, with limits on the head, errors in our shape, and word of a client that leaves."""
 
 import asyncio
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from handlers.door.errors import ApiError, InvalidRequest, encode
 from handlers.door.ids import request_id
+
+JOIN_BELOW = 1 << 20  # a smaller body is copied behind its head: cheaper than two buffers
+_END = b"0\r\n\r\n"
 
 
 class Leavable(Protocol):
@@ -18,40 +21,46 @@ class Leavable(Protocol):
     def leave(self) -> None: ...
 
 
-class Cork:
-    """A transport that can hold what is written, so that the head of an answer and its body leave in one write."""
+class Exchange(RequestResponseCycle):
+    """A request and the way back to its client: what uvicorn sends by ASGI messages, here as bytes, in one write."""
 
-    __slots__ = ("_held", "_transport")
+    chunked = False
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._held: list[bytes] | None = None
+    def head(self, status: int, lines: bytes, length: int | None = None) -> bytes:
+        """The head of the answer, whose own header `lines` end in CRLF each; no `length`: the body comes in pieces."""
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        date = b"".join([b"%b: %b\r\n" % each for each in self.default_headers])
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        if length is not None:
+            return b"%b%b%bcontent-length: %d\r\n%b\r\n" % (STATUS_LINE[status], date, lines, length, close)
+        self.chunked = self.scope["method"] != "HEAD"
+        coding = b"transfer-encoding: chunked\r\n" if self.chunked else b""
+        return b"%b%b%b%b%b\r\n" % (STATUS_LINE[status], date, lines, coding, close)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def hold(self) -> None:
-        """From now on, keep what is written."""
-        if self._held is None:
-            self._held = []
-
-    def release(self) -> None:
-        """Write what was kept, as one."""
-        held, self._held = self._held, None
-        if held:
-            self._transport.write(b"".join(held))
-
-    def write(self, data: bytes) -> None:
-        """As a transport's."""
-        if self._held is None:
-            self._transport.write(data)
+    def write(self, head: bytes, body: bytes, *, last: bool) -> None:
+        """Send a piece of the body, the first one behind the `head`."""
+        if self.disconnected:
+            return
+        if self.scope["method"] == "HEAD":
+            body = b""
+        elif self.chunked:
+            body = b"%x\r\n%b\r\n%b" % (len(body), body, _END if last else b"") if body else _END if last else b""
+        if len(body) < JOIN_BELOW:
+            self.transport.write(head + body)
         else:
-            self._held.append(data)
+            self.transport.writelines((head, body))
+        if last:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
 
-    def close(self) -> None:
-        """As a transport's: what is kept goes out first."""
-        self.release()
-        self._transport.close()
+    def take_body(self) -> bytes:
+        """What has arrived of the body and was not taken yet."""
+        body, self.body = self.body, bytearray()
+        return bytes(body)
 
 
 class HeadProtocol(HttpToolsProtocol):
@@ -64,13 +73,10 @@ class HeadProtocol(HttpToolsProtocol):
     header_timeout = 10.0
     linger = 5.0
 
-    hold: Callable[[], None]
-    release: Callable[[], None]
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.running: Leavable | None = None
-        self._served: RequestResponseCycle | None = None
+        self.served: Exchange | None = None  # the one that is answered; `cycle` is the newest
         self._in_head = True  # or between two requests
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -80,23 +86,22 @@ class HeadProtocol(HttpToolsProtocol):
         self._upgrading = b""  # the method of a request that asks for another protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        cork = Cork(transport)
-        self.hold, self.release = cork.hold, cork.release
-        super().connection_made(cork)  # type: ignore[arg-type]
+        super().connection_made(transport)
         self._head_timer = self.loop.call_later(self.header_timeout, self._head_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_head_timer()
         self._stop_closing()
-        if self._served is not None:  # uvicorn tells only the last one that arrived
-            self._served.disconnected = True
-            self._served.message_event.set()
+        if self.served is not None:  # uvicorn tells only the last one that arrived
+            self.served.disconnected = True
+            self.served.message_event.set()
         if self.running is not None:
             self.running.leave()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._served = cycle
+        assert isinstance(cycle, Exchange)
+        self.served = cycle
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
@@ -130,21 +135,62 @@ class HeadProtocol(HttpToolsProtocol):
                 data = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, fields) + data[stop.args[0] :]
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["connection"] = self  # type: ignore[typeddict-unknown-key]
+        self.url, self.headers = b"", []
+        self.expect_100_continue = False
         self._head_bytes = self._head_bytes or 1
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
-            self._upgrading = self.parser.get_method()
+        method = self.parser.get_method()
+        if self.parser.should_upgrade() and method != b"CONNECT":
+            self._upgrading = method
             return
         if self._head_bytes > self.max_header:  # counted with what followed the head in the same read: now by itself
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self.max_header:
                 self._refusal = _TOO_LARGE
                 raise httptools.HttpParserError("head too large")
-        super().on_headers_complete()
+        version = self.parser.get_http_version()
+        previous: RequestResponseCycle | None = self.cycle
+        self.cycle = exchange = Exchange(
+            scope=self._scope(method, version),
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
         self._in_head, self._head_bytes = False, 0
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(exchange, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
+
+    def _scope(self, method: bytes, version: str) -> Any:
+        """As ASGI has it, and the `connection`."""
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "method": method.decode("ascii"),
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+            "headers": self.headers,
+            "state": self.app_state,
+            "connection": self,
+        }
 
     def on_message_complete(self) -> None:
         if self._upgrading:

@@ -4,31 +4,34 @@ import asyncio
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
-from starlette.types import Message
-
 from handlers.door.lifetime import Lifetime
 
 
-class _NoConnection:
-    """Stands where the server's connection would: no client can leave, and no body is on its way."""
+class _Printer:
+    """Stands where the server's connection and its exchange would: no client can leave, and no body is on its way."""
 
     running: Any = None
     body_is_here = True
+    more_body = disconnected = write_paused = False
 
-    def __init__(self) -> None:
+    def __init__(self, out: TextIO) -> None:
         self.loop = asyncio.get_running_loop()
+        self.served = self.flow = self
+        self.status = 0
+        self._out = out
 
-    write_paused = False
+    def head(self, status: int, lines: bytes, length: int | None = None) -> bytes:
+        """Only the status is of interest."""
+        self.status = status
+        return b""
 
-    @property
-    def flow(self) -> "_NoConnection":
-        """It never is in the way."""
-        return self
+    def write(self, head: bytes, body: bytes, *, last: bool) -> None:
+        """Print a piece of the answer."""
+        self._out.write(body.decode())
 
-    def hold(self) -> None:
-        """Nothing is written to a socket."""
-
-    release = hold
+    def take_body(self) -> bytes:
+        """There is none."""
+        return b""
 
     def discard_body(self) -> None:
         """Nothing to discard."""
@@ -37,6 +40,7 @@ class _NoConnection:
 async def get(app: Lifetime, path: str, key: str | None, out: TextIO) -> int:
     """Print the answer's body; returns 0 for a success, 1 for an error. The first / of the path may be left out."""
     url = urlsplit(f"/{path.lstrip('/')}")
+    printer = _Printer(out)
     scope = {
         "type": "http",
         "method": "GET",
@@ -46,21 +50,13 @@ async def get(app: Lifetime, path: str, key: str | None, out: TextIO) -> int:
         "scheme": "http",
         "query_string": url.query.encode(),
         "headers": [(b"authorization", b"Bearer " + key.encode())] if key else [],
-        "connection": _NoConnection(),
+        "connection": printer,
     }
-    status = 0
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-        else:
-            out.write(message["body"].decode())
-
     async with app.app.router.lifespan_context(app.app):
-        await app(scope, receive, send)
+        await app(scope, _never, _never)
     out.write("\n")
-    return 0 if status < 400 else 1
+    return 0 if printer.status < 400 else 1
+
+
+async def _never(*_: object) -> Any:
+    raise AssertionError("the printer stands where ASGI's messages would go")
