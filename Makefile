@@ -24,7 +24,7 @@ check: setup-check  ## lint, format and types
 	@$(VENV) -m ruff format --check
 	@$(VENV) -m mypy
 
-bench: setup-bench  ## speed against nginx; BASE=<revision> measures that one beside this
+bench: setup-bench  ## speed against nginx; ARGS="--only unary-16,stream-burst"; BASE=<revision> runs beside this
 	@$(VENV) -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
 
 binary: setup-binary  ## dist/conch, one file that needs nothing installed, and its checksum; then its own tests

@@ -1,4 +1,4 @@
-"""One measurement: wrk for some seconds, what the target's processes used meanwhile, and what else ran."""
+"""One measurement: a load for some seconds, what the target's processes used meanwhile, and what else ran."""
 
 from __future__ import annotations
 
@@ -6,31 +6,28 @@ import json
 import os
 import resource
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.targets import LOAD_CORE, SYSTEM_CORE, BenchError, Target
+from bench import paced
+from bench.scenarios import PACED_INTERVAL, Scenario
+from bench.targets import LOAD_CORE, SYSTEM_CORE, BenchError, Target, Upstreams
 
-SCRIPT = Path(__file__).with_name("chat.lua")
+SCRIPT = Path(__file__).with_name("wrk.lua")
 TICK = os.sysconf("SC_CLK_TCK")
 FOREIGN_LIMIT = 0.10  # of one core: above this a measurement is taken again
 ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class Load:
-    """What is asked, by how many connections that each ask again as soon as they are answered."""
-
-    name: str
-    connections: int
-    body: bytes
-    stream: bool = False
+PATIENCE = 10  # seconds that a disturbed measurement waits for quiet before it is taken again
 
 
 @dataclass(frozen=True)
 class Sample:
-    """rate: requests/s. cpu: µs of the target per request. p50, p99: ms. foreign: cores used by others."""
+    """A request's figures, or of a paced stream an event's.
+
+    rate: how many per second. cpu: µs of the target for each. p50, p99: ms. foreign: cores used by others.
+    """
 
     rate: float
     cpu: float
@@ -39,20 +36,62 @@ class Sample:
     foreign: float
 
 
-def measure(target: Target, upstream: Target, load: Load, seconds: float) -> Sample:
+def measure(target: Target, behind: Upstreams, scenario: Scenario, seconds: float) -> Sample:
     """Measure until a sample is undisturbed, ATTEMPTS times at most; the least disturbed one is returned."""
-    samples: list[Sample] = []
-    while not samples or (samples[-1].foreign > FOREIGN_LIMIT and len(samples) < ATTEMPTS):
-        samples.append(_measure(target, upstream, load, seconds))
+    samples = [_measure(target, behind, scenario, seconds)]
+    while samples[-1].foreign > FOREIGN_LIMIT and len(samples) < ATTEMPTS:
+        _await_quiet(target, behind)
+        samples.append(_measure(target, behind, scenario, seconds))
     return min(samples, key=lambda sample: sample.foreign)
 
 
-def _measure(target: Target, upstream: Target, load: Load, seconds: float) -> Sample:
-    started, busy, mine = time.monotonic(), _busy(), _mine(target, upstream)
-    used = _used(target.pid)
-    result = _wrk(target, load, seconds)
-    used = _used(target.pid) - used
-    foreign = (_busy() - busy) - (_mine(target, upstream) - mine)
+def resident(root: int) -> float:
+    """MiB of memory that a process and its descendants have, what they share counted in each."""
+    total = 0
+    for pid in tree(root):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def tree(root: int) -> dict[int, float]:
+    """A process and its descendants, and the CPU seconds (user and system) of each so far."""
+    parents: dict[int, int] = {}
+    used: dict[int, float] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat = entry.read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+        fields = stat.rpartition(")")[2].split()
+        pid = int(entry.parent.name)
+        parents[pid] = int(fields[1])
+        used[pid] = (int(fields[11]) + int(fields[12])) / TICK
+    members, found = [root], {}
+    while members:
+        pid = members.pop()
+        found[pid] = used.get(pid, 0.0)
+        members += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
+def _await_quiet(target: Target, behind: Upstreams) -> None:
+    """Return when others leave the two cores alone for half a second, or after PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    foreign = 1.0
+    while foreign > FOREIGN_LIMIT and time.monotonic() < deadline:
+        busy, mine = _busy(), _mine(target, behind)
+        time.sleep(0.5)
+        foreign = ((_busy() - busy) - (_mine(target, behind) - mine)) / 0.5
+
+
+def _measure(target: Target, behind: Upstreams, scenario: Scenario, seconds: float) -> Sample:
+    started, busy, mine = time.monotonic(), _busy(), _mine(target, behind)
+    used = _used(target)
+    result = (_paced if scenario.paced else _wrk)(target, scenario, seconds)
+    used = _used(target) - used
+    foreign = (_busy() - busy) - (_mine(target, behind) - mine)
     return Sample(
         rate=result["requests"] / result["seconds"],
         cpu=used / result["requests"] * 1e6,
@@ -62,47 +101,50 @@ def _measure(target: Target, upstream: Target, load: Load, seconds: float) -> Sa
     )
 
 
-def _wrk(target: Target, load: Load, seconds: float) -> dict[str, float]:
-    url = f"http://127.0.0.1:{target.port}{target.stream if load.stream else target.unary}"
-    options = f"-t1 -c{load.connections} -d{seconds:.0f}s --timeout 10s".split()
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", *options, "-s", str(SCRIPT), url, "--", target.key]
-    try:
-        done = subprocess.run(
-            [*command, load.body.decode()], check=True, capture_output=True, text=True, timeout=seconds + 15
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise BenchError(f"{target.name}, {load.name}: wrk failed: {error}") from error
+def _wrk(target: Target, scenario: Scenario, seconds: float) -> dict[str, float]:
+    url = f"http://127.0.0.1:{target.port}{target.path(scenario)}"
+    options = f"-t1 -c{scenario.connections} -d{seconds:.0f}s --timeout 30s".split()
+    heads = [f"{name}: {value}" for name, value in target.heads(scenario).items()]
+    with tempfile.NamedTemporaryFile(prefix="conch-bench-") as body:  # an argument holds 128 KiB at most
+        body.write(scenario.body)
+        body.flush()
+        command = ["wrk", *options, "-s", str(SCRIPT), url, "--", body.name, *heads]
+        try:
+            done = subprocess.run(
+                ["taskset", "-c", str(LOAD_CORE), *command],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=seconds + 40,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise BenchError(f"{target.name}, {scenario.name}: wrk failed: {error}") from error
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     if result["failed"] or not result["requests"]:
-        raise BenchError(f"{target.name}, {load.name}: {result['failed']} of {result['requests']} requests failed.")
+        raise BenchError(f"{target.name}, {scenario.name}: {result['failed']} of {result['requests']} requests failed.")
     return result
 
 
-def _mine(target: Target, upstream: Target) -> float:
+def _paced(target: Target, scenario: Scenario, seconds: float) -> dict[str, float]:
+    body = scenario.lasting(seconds)
+    heads = {"Host": "bench", "Content-Length": str(len(body)), "Connection": "close", **target.heads(scenario)}
+    lines = [f"POST {target.path(scenario)} HTTP/1.1", *(f"{name}: {value}" for name, value in heads.items()), "", ""]
+    request = "\r\n".join(lines).encode() + body
+    try:
+        return paced.run(target.port, request, scenario.connections, round(seconds / PACED_INTERVAL), seconds)
+    except (OSError, paced.PacedError) as error:
+        raise BenchError(f"{target.name}, {scenario.name}: {error}") from error
+
+
+def _mine(target: Target, behind: Upstreams) -> float:
     """CPU seconds so far of all that the measurement itself runs."""
     mine = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return _used(target.pid) + _used(upstream.pid) + sum(usage.ru_utime + usage.ru_stime for usage in mine)
+    ours = {each.pid: _used(each) for each in (target, *behind)}
+    return sum(ours.values()) + sum(usage.ru_utime + usage.ru_stime for usage in mine)
 
 
-def _used(root: int) -> float:
-    """CPU seconds so far (user and system) of a process and its descendants."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            stat = entry.read_text()
-        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            continue
-        fields = stat.rpartition(")")[2].split()
-        pid = int(entry.parent.name)
-        parents[pid] = int(fields[1])
-        ticks[pid] = int(fields[11]) + int(fields[12])
-    tree, total = [root], 0
-    while tree:
-        pid = tree.pop()
-        total += ticks.get(pid, 0)
-        tree += [child for child, parent in parents.items() if parent == pid]
-    return total / TICK
+def _used(target: Target) -> float:
+    return sum(tree(target.pid).values())
 
 
 def _busy() -> float:

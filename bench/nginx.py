@@ -1,51 +1,25 @@
-"""The two nginx configurations of a bench run: a static "Triton" of the vLLM contract, a proxy to it."""
+"""The two nginx configurations of a bench run: a static "Triton", and a proxy to it."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from pathlib import Path
 
-EVENTS = 64
-WORD = " word"
-PROMPT_TOKENS = 12
-COMPLETION_TOKENS = 9
-ANSWER = "The gateway turns chat requests into tensors."
-MODEL = "/v2/models/assistant"
+from bench.models import ANSWER, CHAT, COMPLETION_TOKENS, EVENTS, PACED, STATIC, WORD, Model, reply
 
-_INPUTS = {
-    "text_input": "BYTES",
-    "image": "BYTES",
-    "stream": "BOOL",
-    "sampling_parameters": "BYTES",
-    "exclude_input_in_output": "BOOL",
-    "return_finish_reason": "BOOL",
-    "return_cumulative_logprob": "BOOL",
-    "return_logprobs": "BOOL",
-    "return_num_input_tokens": "BOOL",
-    "return_num_output_tokens": "BOOL",
-    "embedding_request": "BYTES",
-}
-_OUTPUTS = {
-    "text_output": "BYTES",
-    "finish_reason": "BYTES",
-    "cumulative_logprob": "FP32",
-    "logprobs": "BYTES",
-    "num_input_tokens": "UINT32",
-    "num_output_tokens": "UINT32",
-}
-_ARRAYS = {"image", *_OUTPUTS} - {"num_input_tokens"}
-
-# Without a master it never switches user, so the folder may be private. Connections never end by count.
+# Without a master it never switches user, so the folder may be private. Connections never end by count, and no body
+# of a scenario goes through a file.
 _FRAME = """
 daemon off;
 master_process off;
 pid nginx.pid;
 error_log stderr error;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
   access_log off;
   default_type application/json;
   keepalive_requests 1000000000;
+  client_max_body_size 16m;
+  client_body_buffer_size 4m;
   client_body_temp_path body;
   proxy_temp_path proxy;
   fastcgi_temp_path fastcgi;
@@ -56,22 +30,27 @@ http {{
 """
 
 
-def triton(port: int) -> str:
-    """nginx.conf of a Triton that is always ready and always gives the same answer; streams are chunked."""
+def triton(port: int, folder: Path) -> str:
+    """nginx.conf of a Triton that is always ready and always gives the same answers; streams are chunked.
+
+    What its models infer is written into `folder`.
+    """
     # Events by variable: a parameter of nginx.conf holds 4 KiB. sub_filter only takes the length away.
     return _FRAME.format(
         servers=f"""
+  open_file_cache max=16;
+  sendfile on;
+  tcp_nopush on;
   server {{
     listen 127.0.0.1:{port};
-    set $event '{_event(WORD, "None", 1)}';
-    set $last '{_event(WORD, "stop", 1)}';
+    root {folder};
+    set $event '{_event(WORD, "None")}';
+    set $last '{_event(WORD, "stop")}';
     location = /v2/health/live {{ return 200; }}
     location = /v2/health/ready {{ return 200; }}
-    location = {MODEL}/ready {{ return 200; }}
-    location = {MODEL} {{ return 200 '{_metadata()}'; }}
-    location = {MODEL}/config {{ return 200 '{_config()}'; }}
-    location = {MODEL}/generate {{ return 200 '{_reply(ANSWER, "stop", COMPLETION_TOKENS)}'; }}
-    location = {MODEL}/generate_stream {{
+{"".join(_model(model, folder) for model in STATIC)}
+    location = {CHAT.path}/generate {{ return 200 '{reply(CHAT.name, ANSWER, "stop", COMPLETION_TOKENS)}'; }}
+    location = {CHAT.path}/generate_stream {{
       default_type 'text/event-stream; charset=utf-8';
       sub_filter_types *;
       sub_filter '<never>' '';
@@ -81,73 +60,41 @@ def triton(port: int) -> str:
     )
 
 
-def proxy(port: int, upstream: int) -> str:
-    """nginx.conf of the yardstick: passes /generate and /stream to the port `upstream`, connections kept."""
-    passing = f"proxy_pass http://triton{MODEL}"
+def proxy(port: int, upstream: int, replayer: int) -> str:
+    """nginx.conf of the yardstick: passes all to the static Triton or the replayer, by port, connections kept."""
     return _FRAME.format(
         servers=f"""
-  upstream triton {{
-    server 127.0.0.1:{upstream};
-    keepalive 128;
-    keepalive_requests 1000000000;
-  }}
+  upstream triton {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000000; }}
+  upstream replayer {{ server 127.0.0.1:{replayer}; keepalive 128; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port};
     proxy_http_version 1.1;
     proxy_set_header Connection '';
-    location = /generate {{ {passing}/generate; }}
-    location = /stream {{ proxy_buffering off; {passing}/generate_stream; }}
+    location / {{ proxy_pass http://triton; }}
+    location = {CHAT.path}/generate_stream {{ proxy_buffering off; proxy_pass http://triton; }}
+    location {PACED.path}/ {{ proxy_buffering off; proxy_pass http://replayer; }}
   }}"""
     )
 
 
-def _reply(text: str, finish: str, tokens: int) -> str:
-    return _json(
-        model_name="assistant",
-        model_version="1",
-        text_output=text,
-        finish_reason=finish,
-        num_input_tokens=PROMPT_TOKENS,
-        num_output_tokens=tokens,
-    )
+def _model(model: Model, folder: Path) -> str:
+    """What every model answers, and the file that its /infer gives: a static file takes no POST, so it is an error."""
+    said = f"""
+    location = {model.path}/ready {{ return 200; }}
+    location = {model.path} {{ return 200 '{model.metadata()}'; }}
+    location = {model.path}/config {{ return 200 '{model.config()}'; }}"""
+    if model.answer is None:
+        return said
+    length, body = model.infer()
+    (folder / model.name).write_bytes(body)
+    return f"""{said}
+    location = {model.path}/infer {{ error_page 405 =200 /{model.name}; return 405; }}
+    location = /{model.name} {{
+      internal;
+      default_type application/octet-stream;
+      add_header Inference-Header-Content-Length {length};
+    }}"""
 
 
-def _event(text: str, finish: str, tokens: int) -> str:
-    return f"data: {_reply(text, finish, tokens)}\\n\\n"
-
-
-def _metadata() -> str:
-    inputs, outputs = (
-        [{"name": name, "datatype": kind, "shape": _shape(name)} for name, kind in tensors.items()]
-        for tensors in (_INPUTS, _OUTPUTS)
-    )
-    return _json(name="assistant", versions=["1"], platform="vllm", inputs=inputs, outputs=outputs)
-
-
-def _config() -> str:
-    inputs = [
-        {"name": name, "data_type": _data_type(kind), "dims": _shape(name), "optional": name != "text_input"}
-        for name, kind in _INPUTS.items()
-    ]
-    outputs = [{"name": name, "data_type": _data_type(kind), "dims": _shape(name)} for name, kind in _OUTPUTS.items()]
-    policy = {"decoupled": True}
-    return _json(
-        name="assistant",
-        backend="vllm",
-        max_batch_size=0,
-        input=inputs,
-        output=outputs,
-        model_transaction_policy=policy,
-    )
-
-
-def _shape(name: str) -> list[int]:
-    return [-1] if name in _ARRAYS else [1]
-
-
-def _data_type(kind: str) -> str:
-    return "TYPE_STRING" if kind == "BYTES" else f"TYPE_{kind}"
-
-
-def _json(**fields: Any) -> str:
-    return json.dumps(fields, separators=(",", ":"))
+def _event(text: str, finish: str) -> str:
+    return f"data: {reply(CHAT.name, text, finish, 1)}\\n\\n"

@@ -1,4 +1,4 @@
-"""What a bench run starts: nginx twice, a gateway per revision, each on its core, each stopped by its pid."""
+"""What a bench run starts: nginx twice, the replayer, a gateway per revision, each on its core, stopped by its pid."""
 
 from __future__ import annotations
 
@@ -11,46 +11,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from bench import nginx
+from bench.scenarios import PACED_INTERVAL, PACED_STREAMS, Scenario
 
 SYSTEM_CORE = 0  # the system under test, alone
-LOAD_CORE = 1  # wrk and the static Triton
-TEMPLATE = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}"
-    "<|im_start|>assistant\n"
-)
-GATEWAY = """
-[server]
-host = "127.0.0.1"
-port = {port}
-
-[store]
-url = "sqlite:{folder}/bench.db"
-
-[plans.enterprise]   # the limiter works for every request, and admits all of them
-default = 100_000_000
-ceiling = 100_000_000
-
-[upstreams.bench]
-urls = ["http://127.0.0.1:{upstream}"]
-
-[[models]]
-id = "assistant"
-task = "chat"
-upstream = "bench"
-model = "assistant"
-preset = "vllm"
-{price}
-[models.chat]
-template = "template.jinja"
-"""
+LOAD_CORE = 1  # what asks, and the static Triton and the replayer
+HERE = Path(__file__).parent
 
 
 class BenchError(Exception):
@@ -59,96 +30,118 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """A system under test: its process tree, where it listens, and how a chat is asked of it."""
+    """A system under test: its processes, and where it listens. `api` is the base of its paths; None: Triton's own."""
 
     name: str
     pid: int
     port: int
-    unary: str
-    stream: str
-    key: str = "none"
+    api: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self, scenario: Scenario) -> str:
+        """What a scenario asks of it."""
+        return scenario.call if self.api is None else self.api + scenario.path
+
+    def heads(self, scenario: Scenario) -> dict[str, str]:
+        """The headers of a scenario's request."""
+        return {"Content-Type": scenario.content_type, **self.headers}
+
+
+class Upstreams(NamedTuple):
+    """What stands behind every target: nginx with its canned answers, and the replayer of the paced streams."""
+
+    static: Target
+    replayer: Target
 
 
 @contextlib.contextmanager
-def static_triton(folder: Path) -> Iterator[Target]:
-    """The upstream of every target, on the load's core."""
-    port = _free_port()
-    with _nginx(folder / "triton", nginx.triton(port), port, LOAD_CORE) as pid:
-        yield Target("triton", pid, port, f"{nginx.MODEL}/generate", f"{nginx.MODEL}/generate_stream")
+def upstreams(folder: Path) -> Iterator[Upstreams]:
+    """Both upstreams, on the load's core."""
+    home = folder / "triton"
+    home.mkdir()
+    port, paced = free_port(), free_port()
+    slots = f"--interval {PACED_INTERVAL} --slots {PACED_STREAMS}".split()
+    command = [sys.executable, "-m", "bench.replay", "--port", str(paced), *slots]
+    with (
+        _nginx(home, nginx.triton(port, home), port, LOAD_CORE) as pid,
+        process(command, HERE.parent, folder / "replayer.log", [LOAD_CORE]) as replayer,
+    ):
+        await_ready(replayer, paced, folder / "replayer.log")
+        yield Upstreams(Target("triton", pid, port), Target("upstream", replayer.pid, paced))
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, upstream: Target) -> Iterator[Target]:
-    """nginx passing the same requests to the same upstream: the yardstick."""
-    port = _free_port()
-    with _nginx(folder / "proxy", nginx.proxy(port, upstream.port), port, SYSTEM_CORE) as pid:
-        yield Target("nginx", pid, port, "/generate", "/stream")
+def proxy(folder: Path, behind: Upstreams) -> Iterator[Target]:
+    """nginx passing the same requests to the same upstreams: the yardstick."""
+    port, home = free_port(), folder / "proxy"
+    home.mkdir()
+    configuration = nginx.proxy(port, behind.static.port, behind.replayer.port)
+    with _nginx(home, configuration, port, SYSTEM_CORE) as pid:
+        yield Target("nginx", pid, port)
 
 
 @contextlib.contextmanager
-def gateway(name: str, source: Path, folder: Path, upstream: Target, *, metered: bool = True) -> Iterator[Target]:
-    """Conch as it stands in `source`, with its own store in `folder`, one worker, one enterprise key.
+def gateway(
+    name: str,
+    source: Path,
+    folder: Path,
+    behind: Upstreams,
+    *,
+    workers: int = 1,
+    cores: Sequence[int] = (SYSTEM_CORE,),
+    metered: bool = True,
+) -> Iterator[Target]:
+    """Conch as it stands in `source`, with its own store in `folder` and an enterprise key with credits.
 
-    Metered, its model has a price; else limits and ledger are off.
+    Metered, as in production; else limits and ledger are off.
     """
     if not (source / "app.py").exists():
         raise BenchError(f"{name}: there is no app.py in that tree.")
-    home = folder / name
+    home, port = folder / name, free_port()
     home.mkdir()
-    (home / "template.jinja").write_text(TEMPLATE)
-    port = _free_port()
-    settings = home / "conch.toml"
-    on_credit = metered and (source / "handlers/door/billing.py").exists()  # an older revision has no prices
-    price = 'max_output = 1024\nprice = { input = "0.10", output = "0.40" }\n' if on_credit else ""
-    settings.write_text(GATEWAY.format(port=port, folder=home, upstream=upstream.port, price=price))
+    settings = {
+        "CONCH_CONFIG": str(HERE / "conch.toml"),
+        "CONCH_SERVER__PORT": str(port),
+        "CONCH_SERVER__WORKERS": str(workers),
+        "CONCH_STORE__URL": f"sqlite:{home}/bench.db",
+        "CONCH_UPSTREAMS__TRITON__URLS": f"http://127.0.0.1:{behind.static.port}",
+        "CONCH_UPSTREAMS__REPLAYER__URLS": f"http://127.0.0.1:{behind.replayer.port}",
+    }
 
-    def command(*words: str, program: Sequence[str] = ("app.py",)) -> list[str]:
-        return [sys.executable, *program, *words, "--config", str(settings)]
+    def ask(*words: str) -> str:
+        return _ask([sys.executable, "app.py", *words], source, settings)
 
-    _ask(command("migrate"), source)
-    _ask(command("workspaces", "create", "bench", "--plan", "enterprise"), source)
-    key = json.loads(_ask(command("keys", "create", "--workspace", "bench", "--json"), source))["key"]
-    if on_credit:
-        _ask(command("credits", "grant", "bench", "1000000"), source)
-    program = ("app.py",) if metered else ("-m", "bench.unmetered")
-    with _process(command("serve", program=program), source, home / "log", SYSTEM_CORE) as process:
-        target = Target(name, process.pid, port, "/v1/chat/completions", "/v1/chat/completions", key)
-        _await_ready(process, port, home / "log", "/readyz")
-        yield target
+    ask("migrate")
+    ask("workspaces", "create", "bench", "--plan", "enterprise")
+    key = json.loads(ask("keys", "create", "--workspace", "bench", "--json"))["key"]
+    ask("credits", "grant", "bench", "1000000")
+    command = [sys.executable, *(["app.py"] if metered else ["-m", "bench.unmetered"]), "serve"]
+    with process(command, source, home / "log", cores, settings) as serving:
+        await_ready(serving, port, home / "log", "/readyz")
+        yield Target(name, serving.pid, port, "/v1", {"Authorization": f"Bearer {key}"})
 
 
-def ask(target: Target, path: str, body: bytes) -> tuple[int, bytes]:
-    """POST one body; the status and the whole answer. OSError when there is none within 10 s."""
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
-    headers = {"Authorization": f"Bearer {target.key}", "Content-Type": "application/json"}
+def ask(target: Target, scenario: Scenario, body: bytes) -> tuple[int, bytes]:
+    """POST one body; the status and the whole answer. OSError when there is none within 60 s."""
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=60)
     with contextlib.closing(connection):
-        connection.request("POST", path, body, headers)
+        connection.request("POST", target.path(scenario), body, target.heads(scenario))
         response = connection.getresponse()
         return response.status, response.read()
 
 
-def check(target: Target, unary: bytes, stream: bytes) -> None:
-    """Raise BenchError unless one answer of each kind is the right one, whole."""
-    status, answer = ask(target, target.unary, unary)
-    text = _text(json.loads(answer)) if status == 200 else None
-    if text != nginx.ANSWER:
-        raise BenchError(f"{target.name}: a wrong answer ({status}): {answer[:300]!r}")
-    status, answer = ask(target, target.stream, stream)
-    frames = [frame.removeprefix("data: ") for frame in answer.decode().split("\n\n") if frame]
-    events = [json.loads(frame) for frame in frames if frame != "[DONE]"] if status == 200 else []
-    text = "".join(_text(event) for event in events)
-    if text != nginx.WORD * nginx.EVENTS or (target.name != "nginx" and frames[-1] != "[DONE]"):
-        raise BenchError(f"{target.name}: a wrong stream ({status}): {answer[:300]!r}")
-
-
-def _text(answer: dict[str, Any]) -> str:
-    """The text of an answer: Triton's, or a chat completion's or chunk's."""
-    if "text_output" in answer:
-        return str(answer["text_output"])
-    if not answer["choices"]:
-        return ""
-    choice = answer["choices"][0]
-    return str((choice["message"] if answer["object"] == "chat.completion" else choice["delta"]).get("content") or "")
+def check(target: Target, scenario: Scenario, behind: Upstreams) -> None:
+    """Raise BenchError unless the answer is the right one, whole: of a proxy, what its upstream says."""
+    body = scenario.lasting(4 * PACED_INTERVAL)
+    status, answer = ask(target, scenario, body)
+    if target.api is not None:
+        right = status == 200 and scenario.right(answer)
+    elif scenario.paced:
+        right = answer.count(b" @") == 4
+    else:
+        right = (status, answer) == ask(behind.static, scenario, body)
+    if not right:
+        raise BenchError(f"{target.name}: a wrong answer to {scenario.name} ({status}): {answer[:300]!r}")
 
 
 @contextlib.contextmanager
@@ -156,55 +149,41 @@ def _nginx(folder: Path, configuration: str, port: int, core: int) -> Iterator[i
     program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if program is None:
         raise BenchError("nginx is missing; `make bench` says how to install it.")
-    folder.mkdir()
     (folder / "nginx.conf").write_text(configuration)
     command = [program, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
-    with _process(command, folder, folder / "log", core) as process:
-        _await_ready(process, port, folder / "log")
-        yield process.pid
+    with process(command, folder, folder / "log", [core]) as serving:
+        await_ready(serving, port, folder / "log")
+        yield serving.pid
 
 
 @contextlib.contextmanager
-def _process(command: list[str], folder: Path, log: Path, core: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process pinned to a core, that ends with this one however this one ends."""
-    pinned = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *command]
+def process(
+    command: list[str], folder: Path, log: Path, cores: Sequence[int], settings: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process pinned to its cores, that ends with this one however this one ends."""
+    pinned = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", ",".join(map(str, cores)), *command]
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            pinned, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        ) as process,
+            pinned, cwd=folder, env=_environment(settings), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as serving,
     ):
         try:
-            yield process
+            yield serving
         finally:
-            process.terminate()
+            serving.terminate()
             try:
-                process.wait(10)
+                serving.wait(10)
             except subprocess.TimeoutExpired:
-                process.kill()
+                serving.kill()
 
 
-def _ask(command: list[str], folder: Path) -> str:
-    done = subprocess.run(
-        command, check=False, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, timeout=60,
-    )  # fmt: skip
-    if done.returncode:
-        raise BenchError(f"{' '.join(command[1:4])} failed: {done.stderr[-1000:]}")
-    return done.stdout
-
-
-def _environment() -> dict[str, str]:
-    """Ours without Conch's own settings: the generated file alone decides."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("CONCH_")}
-
-
-def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path, path: str | None = None) -> None:
-    """Return when the port takes connections and `path`, if any, answers 200; BenchError after 20 s."""
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
+def await_ready(serving: subprocess.Popen[bytes], port: int, log: Path, path: str = "", seconds: float = 20) -> None:
+    """Return when the port takes connections and `path`, if any, answers 200; else BenchError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while serving.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError, http.client.HTTPException):
-            if path is None:
+            if not path:
                 socket.create_connection(("127.0.0.1", port), timeout=2).close()
                 return
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
@@ -216,7 +195,23 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path, path: s
     raise BenchError(f"{log.parent.name} did not start: {log.read_text(errors='replace')[-1000:]}")
 
 
-def _free_port() -> int:
+def _ask(command: list[str], folder: Path, settings: Mapping[str, str]) -> str:
+    done = subprocess.run(
+        command, check=False, cwd=folder, env=_environment(settings), stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+    if done.returncode:
+        raise BenchError(f"{' '.join(command[1:4])} failed: {done.stderr[-1000:]}")
+    return done.stdout
+
+
+def _environment(settings: Mapping[str, str] | None) -> dict[str, str]:
+    """Ours, but of Conch's own settings those given here alone."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("CONCH_")}
+    return ours | dict(settings or {})
+
+
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

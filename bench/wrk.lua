@@ -1,9 +1,14 @@
--- wrk's side of `make bench`: posts one chat body, as arguments key and body; reports one line of JSON.
+-- wrk's side of `make bench`: posts one body. Arguments: the file that holds it, then "Name: value" of each header.
+-- Reports one line of JSON.
 function init(args)
   wrk.method = "POST"
-  wrk.headers["Authorization"] = "Bearer " .. args[1]
-  wrk.headers["Content-Type"] = "application/json"
-  wrk.body = args[2]
+  local file = assert(io.open(args[1], "rb"))
+  wrk.body = file:read("*a")
+  file:close()
+  for index = 2, #args do
+    local name, value = args[index]:match("^([^:]+): (.*)$")
+    wrk.headers[name] = value
+  end
 end
 
 function done(summary, latency)
