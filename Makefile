@@ -5,7 +5,7 @@ COMPILE := $(VENV) -m uv pip compile --quiet --universal --python-version 3.11 -
 	--custom-compile-command "make lock"
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup-run  ## everything from nothing: a real Triton, its models, the gateway, a workspace and its key
 	@$(VENV) scripts/run.py $(ARGS)
@@ -27,6 +27,9 @@ check: setup-check  ## lint, format and types
 bench: setup-bench  ## speed against nginx; ARGS="--only unary-16,stream-burst"; BASE=<revision> runs beside this
 	@$(VENV) -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
 
+bench-peers: setup-peers  ## the same beside LiteLLM, Portkey and TensorZero, in an environment of their own
+	@$(VENV) -m bench --peers $(ARGS)
+
 binary: setup-binary  ## dist/conch, one file that needs nothing installed, and its checksum; then its own tests
 	@$(VENV) scripts/binary.py
 	@$(VENV) -m pytest -m binary $(ARGS)
@@ -40,12 +43,17 @@ lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and mo
 	@$(COMPILE) pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt
 	@$(COMPILE) requirements/models.in --no-deps -o requirements/models.txt
 
+lock-peers: setup-check  ## the same for the gateways of bench-peers; needs npm
+	@$(VENV) -m pip install --quiet uv==$(UV)
+	@$(COMPILE:"make lock"="make lock-peers") requirements/peers.in -o requirements/peers.txt
+	@cd requirements/peers && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
+
 clean:  ## remove the virtual environment, caches and var/
-	@rm -rf .venv var dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results
+	@rm -rf .venv .venv-peers var dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test check bench binary crash lock clean
+.PHONY: help run serve triton test check bench bench-peers binary crash lock lock-peers clean
 .DEFAULT_GOAL := help

@@ -18,13 +18,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import report
+from bench import peers, report
 from bench.load import measure
 from bench.report import ROOT, Samples
 from bench.scenarios import SCENARIOS, Scenario
 from bench.targets import LOAD_CORE, BenchError, Target, Upstreams, check, gateway, proxy, upstreams
 
-WARM_UP = 1  # seconds
+SECONDS, PEERS_SECONDS = 2, 6  # of a measurement; the slowest peer answers 11 streams a second
 
 
 def main() -> None:
@@ -43,13 +43,15 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("--only", metavar="NAMES", default=",".join(SCENARIOS), help=f"some of {', '.join(SCENARIOS)}")
+    parser.add_argument("--only", metavar="NAMES", help=f"some of {', '.join(SCENARIOS)}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=2, help="per measurement")
+    parser.add_argument("--seconds", type=int, help=f"per measurement: {SECONDS}, with peers {PEERS_SECONDS}")
     parser.add_argument("--base", metavar="REVISION", help="measure this revision beside the working tree")
+    parser.add_argument("--peers", action="store_true", help="also LiteLLM, Portkey and TensorZero")
     parser.add_argument("--unmetered", action="store_true", help="also without limits and ledger: what these cost")
     options = parser.parse_args()
-    options.only = options.only.split(",")
+    options.seconds = options.seconds or (PEERS_SECONDS if options.peers else SECONDS)
+    options.only = options.only.split(",") if options.only else peers.SCENARIOS if options.peers else list(SCENARIOS)
     if unknown := set(options.only) - SCENARIOS.keys():
         parser.error(f"no scenario is called {', '.join(sorted(unknown))}; there are: {', '.join(SCENARIOS)}")
     return options
@@ -71,10 +73,12 @@ def run(options: argparse.Namespace) -> Samples:
         if options.base:
             tree = stack.enter_context(worktree(options.base, folder / "tree"))
             targets.append(stack.enter_context(gateway("base", tree, folder, behind)))
+        if options.peers:
+            targets += stack.enter_context(peers.peers(folder, behind))
         for target in targets:
             for scenario in scenarios:
                 check(target, scenario, behind)
-                measure(target, behind, scenario, WARM_UP)
+                measure(target, behind, scenario, max(options.seconds // 2, 1))
         return interleave(scenarios, targets, behind, options)
 
 

@@ -106,7 +106,7 @@ def _wrk(target: Target, scenario: Scenario, seconds: float) -> dict[str, float]
     options = f"-t1 -c{scenario.connections} -d{seconds:.0f}s --timeout 30s".split()
     heads = [f"{name}: {value}" for name, value in target.heads(scenario).items()]
     with tempfile.NamedTemporaryFile(prefix="conch-bench-") as body:  # an argument holds 128 KiB at most
-        body.write(scenario.body)
+        body.write(target.body(scenario))
         body.flush()
         command = ["wrk", *options, "-s", str(SCRIPT), url, "--", body.name, *heads]
         try:

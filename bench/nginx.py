@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from bench.models import ANSWER, CHAT, COMPLETION_TOKENS, EVENTS, PACED, STATIC, WORD, Model, reply
+from bench.models import (
+    ANSWER,
+    CHAT,
+    COMPLETION_TOKENS,
+    EVENTS,
+    PACED,
+    PROMPT_TOKENS,
+    STATIC,
+    WORD,
+    Model,
+    as_json,
+    reply,
+)
 
 # Without a master it never switches user, so the folder may be private. Connections never end by count, and no body
 # of a scenario goes through a file.
@@ -56,6 +69,15 @@ def triton(port: int, folder: Path) -> str:
       sub_filter '<never>' '';
       return 200 '{"$event" * (EVENTS - 1)}$last';
     }}
+    location = /v1/chat/completions {{ return 200 '{_completion()}'; }}
+    set $chunk '{_chunk({"content": WORD}, None)}';
+    set $end '{_chunk({}, "stop")}data: [DONE]\n\n';
+    location = /stream/v1/chat/completions {{
+      default_type 'text/event-stream; charset=utf-8';
+      sub_filter_types *;
+      sub_filter '<never>' '';
+      return 200 '{"$chunk" * EVENTS}$end';
+    }}
   }}"""
     )
 
@@ -98,3 +120,20 @@ def _model(model: Model, folder: Path) -> str:
 
 def _event(text: str, finish: str) -> str:
     return f"data: {reply(CHAT.name, text, finish, 1)}\\n\\n"
+
+
+def _completion() -> str:
+    """OpenAI's answer, for gateways that stand in front of OpenAI."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
+    total = PROMPT_TOKENS + COMPLETION_TOKENS
+    usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS, "total_tokens": total}
+    return _openai("chat.completion", choice, usage=usage)
+
+
+def _chunk(delta: dict[str, str], finish: str | None) -> str:
+    chunk = _openai("chat.completion.chunk", {"index": 0, "delta": delta, "finish_reason": finish})
+    return f"data: {chunk}\\n\\n"
+
+
+def _openai(object: str, choice: dict[str, Any], **more: Any) -> str:
+    return as_json(id="chatcmpl-1", object=object, created=1, model=CHAT.name, choices=[choice], **more)

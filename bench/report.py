@@ -60,7 +60,7 @@ def report(samples: Samples, figures: list[Figure]) -> str:
     lines: list[str] = []
     for scenario, targets in samples.items():
         unit = "events/s" if scenario == "stream-paced" else "   req/s"
-        lines += ["", f"{scenario:24}{unit} ÷nginx   CPU µs ÷nginx   p50 ms ÷nginx   p99 ms ÷nginx"]
+        lines += ["", f"{scenario:24}{unit}  ÷nginx    CPU µs  ÷nginx    p50 ms  ÷nginx    p99 ms  ÷nginx"]
         lines += [_row(scenario, name, taken, targets) for name, taken in targets.items()]
     if figures:
         lines += ["", f"{'promised':64}{'is':>9}   must     aim", *(figure.line for figure in figures)]
@@ -68,7 +68,7 @@ def report(samples: Samples, figures: list[Figure]) -> str:
     if noisy := sum(sample.foreign > FOREIGN_LIMIT for sample in taken):
         lines += [
             "",
-            f"~ {noisy} of {len(taken)} measurements were disturbed by other work: run again when it is quiet.",
+            f"~ {noisy} of {len(taken)} measurements were disturbed by others: run again when it is quiet.",
         ]
     return "\n".join(lines)
 
@@ -76,7 +76,7 @@ def report(samples: Samples, figures: list[Figure]) -> str:
 def _row(scenario: str, name: str, taken: list[Sample], targets: Mapping[str, list[Sample]]) -> str:
     nginx = targets.get("nginx", taken)
     cells = [
-        f"{median_of(taken, metric):9,.{0 if metric == 'rate' else 2}f}{ratio(taken, nginx, metric):7.2f}"
+        f"{median_of(taken, metric):10,.{0 if metric in ('rate', 'cpu') else 2}f}{ratio(taken, nginx, metric):8.3g}"
         for metric in METRICS
     ]
     disturbed = any(sample.foreign > FOREIGN_LIMIT for sample in taken)

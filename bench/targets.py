@@ -42,6 +42,10 @@ class Target:
         """What a scenario asks of it."""
         return scenario.call if self.api is None else self.api + scenario.path
 
+    def body(self, scenario: Scenario) -> bytes:
+        """The body of a scenario's request."""
+        return scenario.body
+
     def heads(self, scenario: Scenario) -> dict[str, str]:
         """The headers of a scenario's request."""
         return {"Content-Type": scenario.content_type, **self.headers}
@@ -132,7 +136,7 @@ def ask(target: Target, scenario: Scenario, body: bytes) -> tuple[int, bytes]:
 
 def check(target: Target, scenario: Scenario, behind: Upstreams) -> None:
     """Raise BenchError unless the answer is the right one, whole: of a proxy, what its upstream says."""
-    body = scenario.lasting(4 * PACED_INTERVAL)
+    body = scenario.lasting(4 * PACED_INTERVAL) if scenario.paced else target.body(scenario)
     status, answer = ask(target, scenario, body)
     if target.api is not None:
         right = status == 200 and scenario.right(answer)
@@ -158,14 +162,25 @@ def _nginx(folder: Path, configuration: str, port: int, core: int) -> Iterator[i
 
 @contextlib.contextmanager
 def process(
-    command: list[str], folder: Path, log: Path, cores: Sequence[int], settings: Mapping[str, str] | None = None
+    command: list[str],
+    folder: Path,
+    log: Path,
+    cores: Sequence[int],
+    settings: Mapping[str, str] | None = None,
+    *,
+    piped: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process pinned to its cores, that ends with this one however this one ends."""
+    """A process pinned to its cores, that ends with this one however this one ends; `piped` keeps its output here."""
     pinned = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", ",".join(map(str, cores)), *command]
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            pinned, cwd=folder, env=_environment(settings), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            pinned,
+            cwd=folder,
+            env=_environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if piped else output,
+            stderr=output,
         ) as serving,
     ):
         try:

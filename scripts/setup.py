@@ -1,6 +1,6 @@
 """Makes what a purpose needs: system packages, .venv, the locked dependencies; quick when all is there.
 
-    python3 scripts/setup.py run | test | check | bench | binary
+    python3 scripts/setup.py run | test | check | bench | peers | binary
 
 Standard library only, for a bare Python 3.11: it runs before anything is installed.
 """
@@ -21,9 +21,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+PEERS = (
+    ROOT / ".venv-peers"
+)  # what make bench-peers measures: requirements/peers.txt, and a package of npm
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # A dev environment holds the run environment, at the same versions: what is installed there serves both.
-LOCKS = {"run": ["run", "dev"], "test": ["dev"], "check": ["dev"], "bench": ["run", "dev"], "binary": ["dev"]}
+LOCKS = {
+    "run": ["run", "dev"],
+    "test": ["dev"],
+    "check": ["dev"],
+    "bench": ["run", "dev"],
+    "peers": ["run", "dev"],
+    "binary": ["dev"],
+}
 # What a binary is built with, by a file of each below /usr, and Debian's package of it.
 BUILDS = {
     "bin/gcc": "gcc",
@@ -45,6 +55,8 @@ def main(arguments: list[str]) -> None:
     system_packages(purpose)
     if not any(installed(lock) for lock in LOCKS[purpose]):
         install(LOCKS[purpose][0])
+    if purpose == "peers":
+        install_peers()
 
 
 def system_packages(purpose: str) -> None:
@@ -96,8 +108,10 @@ def missing_packages(purpose: str) -> list[str]:
         missing.append("curl")  # the README's lines are run as they stand
     if purpose in ("test", "binary") and not postgres_programs():
         missing.append("postgresql")
-    if purpose == "bench":
+    if purpose in ("bench", "peers"):
         missing += [name for name in ("nginx", "wrk") if not which_system(name)]
+    if purpose == "peers":
+        missing += [package for name, package in (("node", "nodejs"), ("npm", "npm")) if not which_system(name)]
     if purpose == "binary":
         missing += [package for file, package in BUILDS.items() if not Path("/usr", file).exists()]
     return missing
@@ -123,9 +137,14 @@ def which_system(program: str) -> str | None:
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
+def home(lock: str) -> Path:
+    """The virtual environment that a lock is for."""
+    return PEERS if lock == "peers" else VENV
+
+
 def installed(lock: str) -> bool:
-    """Whether .venv holds exactly this lock, made by this interpreter."""
-    stamp = VENV / f"conch-{lock}.stamp"
+    """Whether its environment holds exactly this lock, made by this interpreter."""
+    stamp = home(lock) / f"conch-{lock}.stamp"
     return stamp.exists() and stamp.read_text() == fingerprint(lock)
 
 
@@ -140,14 +159,15 @@ def lock_file(lock: str) -> Path:
 
 
 def install(lock: str) -> None:
-    """Fill .venv from a lock, hashes checked; pip byte-compiles. Starts afresh unless it only has to add."""
-    if not installed("run"):
-        say(f"making {VENV.name} with Python {VERSION}")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+    """Fill an environment from its lock, hashes checked; pip byte-compiles. Starts afresh unless it only has to add."""
+    venv = home(lock)
+    if venv is PEERS or not installed("run"):
+        say(f"making {venv.name} with Python {VERSION}")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
     packages = sum("==" in line for line in lock_file(lock).read_text().splitlines())
     say(f"installing {packages} locked packages")
     options = "--disable-pip-version-check install --progress-bar off --no-deps --require-hashes -r"
-    command = [VENV / "bin/python", "-m", "pip", *options.split(), lock_file(lock)]
+    command = [venv / "bin/python", "-m", "pip", *options.split(), lock_file(lock)]
     with subprocess.Popen(
         list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -161,8 +181,24 @@ def install(lock: str) -> None:
         print(f"\r{'':70}\r", end="")
     if process.returncode:
         sys.exit("setup: pip failed; its message is above")
-    (VENV / f"conch-{lock}.stamp").write_text(fingerprint(lock))
-    say(f"{VENV.name} is ready")
+    (venv / f"conch-{lock}.stamp").write_text(fingerprint(lock))
+    say(f"{venv.name} is ready")
+
+
+def install_peers() -> None:
+    """The other gateways: those in Python by their lock, Portkey by npm's."""
+    if not installed("peers"):
+        install("peers")
+    node, locked = PEERS / "node", ROOT / "requirements/peers"
+    stamp, fingerprint = node / "conch.stamp", hashlib.sha256((locked / "package-lock.json").read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == fingerprint:
+        return
+    say("installing the packages that requirements/peers/package-lock.json locks")
+    shutil.copytree(locked, node, dirs_exist_ok=True)
+    npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
+    if subprocess.run(npm, cwd=node, check=False, stdin=subprocess.DEVNULL).returncode:
+        sys.exit("setup: npm failed; its message is above")
+    stamp.write_text(fingerprint)
 
 
 def say(text: str) -> None:
