@@ -30,6 +30,9 @@ bench: setup-bench  ## speed against nginx; ARGS="--only unary-16,stream-burst";
 bench-peers: setup-peers  ## the same beside LiteLLM, Portkey and TensorZero, in an environment of their own
 	@$(VENV) -m bench --peers $(ARGS)
 
+profile: setup-profile  ## where the time goes: make profile SCENARIO=unary-16; a flamegraph too
+	@$(VENV) -m bench.profiling $(or $(SCENARIO),unary-16) $(ARGS)
+
 binary: setup-binary  ## dist/conch, one file that needs nothing installed, and its checksum; then its own tests
 	@$(VENV) scripts/binary.py
 	@$(VENV) -m pytest -m binary $(ARGS)
@@ -45,7 +48,7 @@ lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and mo
 
 lock-peers: setup-check  ## the same for the gateways of bench-peers; needs npm
 	@$(VENV) -m pip install --quiet uv==$(UV)
-	@$(COMPILE:"make lock"="make lock-peers") requirements/peers.in -o requirements/peers.txt
+	@$(subst make lock,make lock-peers,$(COMPILE)) requirements/peers.in -o requirements/peers.txt
 	@cd requirements/peers && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean:  ## remove the virtual environment, caches and var/
@@ -55,5 +58,5 @@ clean:  ## remove the virtual environment, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test check bench bench-peers binary crash lock lock-peers clean
+.PHONY: help run serve triton test check bench bench-peers profile binary crash lock lock-peers clean
 .DEFAULT_GOAL := help

@@ -18,9 +18,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import peers, report
+from bench import growth, peers, report
 from bench.load import measure
-from bench.report import ROOT, Samples
+from bench.report import ROOT, Figure, Samples
 from bench.scenarios import SCENARIOS, Scenario
 from bench.targets import LOAD_CORE, BenchError, Target, Upstreams, check, gateway, proxy, upstreams
 
@@ -33,17 +33,16 @@ def main() -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: sys.exit("bench: stopped"))
     try:
-        samples = run(options)
+        samples, figures = run(options)
     except BenchError as error:
         sys.exit(f"bench: {error}")
-    figures = report.promised(samples)
     print(report.report(samples, figures))
     print(f"\nkept in {report.keep(samples, figures, base=options.base).relative_to(ROOT)}")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("--only", metavar="NAMES", help=f"some of {', '.join(SCENARIOS)}")
+    parser.add_argument("--only", metavar="NAMES", help=f"some of {', '.join([*SCENARIOS, *growth.NAMES])}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, help=f"per measurement: {SECONDS}, with peers {PEERS_SECONDS}")
     parser.add_argument("--base", metavar="REVISION", help="measure this revision beside the working tree")
@@ -51,21 +50,36 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--unmetered", action="store_true", help="also without limits and ledger: what these cost")
     options = parser.parse_args()
     options.seconds = options.seconds or (PEERS_SECONDS if options.peers else SECONDS)
-    options.only = options.only.split(",") if options.only else peers.SCENARIOS if options.peers else list(SCENARIOS)
-    if unknown := set(options.only) - SCENARIOS.keys():
-        parser.error(f"no scenario is called {', '.join(sorted(unknown))}; there are: {', '.join(SCENARIOS)}")
+    known = [*SCENARIOS, *growth.NAMES]
+    options.only = options.only.split(",") if options.only else peers.SCENARIOS if options.peers else known
+    if unknown := set(options.only) - set(known):
+        parser.error(f"no scenario is called {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
     return options
 
 
-def run(options: argparse.Namespace) -> Samples:
+def run(options: argparse.Namespace) -> tuple[Samples, list[Figure]]:
     """Measure every scenario on every target, round by round; BenchError when any answer was wrong."""
     if sys.platform != "linux" or (os.cpu_count() or 1) < 2:
         raise BenchError("needs Linux with two cores: one for the system under test, one for the load.")
     os.sched_setaffinity(0, {LOAD_CORE})
-    scenarios = [SCENARIOS[name] for name in options.only]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conch-bench-")))
         behind = stack.enter_context(upstreams(folder))
+        samples: Samples = {}
+        if scenarios := [SCENARIOS[name] for name in options.only if name in SCENARIOS]:
+            samples = compare(scenarios, folder, behind, options)
+        figures = report.promised(samples)
+        if "memory" in options.only:
+            figures += growth.memory(folder, behind)
+        if "workers" in options.only:
+            samples["workers"], figure = growth.workers(folder, behind, options.rounds, options.seconds)
+            figures.append(figure)
+        return samples, figures
+
+
+def compare(scenarios: Sequence[Scenario], folder: Path, behind: Upstreams, options: argparse.Namespace) -> Samples:
+    """Start the targets, see that each answers rightly, and measure them."""
+    with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(proxy(folder, behind))]
         targets.append(stack.enter_context(gateway("gateway", ROOT, folder, behind)))
         if options.unmetered:

@@ -60,7 +60,8 @@ def report(samples: Samples, figures: list[Figure]) -> str:
     lines: list[str] = []
     for scenario, targets in samples.items():
         unit = "events/s" if scenario == "stream-paced" else "   req/s"
-        lines += ["", f"{scenario:24}{unit}  ÷nginx    CPU µs  ÷nginx    p50 ms  ÷nginx    p99 ms  ÷nginx"]
+        to = "÷nginx" if "nginx" in targets else "÷first"
+        lines += ["", f"{scenario:24}{unit}  {to}    CPU µs  {to}    p50 ms  {to}    p99 ms  {to}"]
         lines += [_row(scenario, name, taken, targets) for name, taken in targets.items()]
     if figures:
         lines += ["", f"{'promised':64}{'is':>9}   must     aim", *(figure.line for figure in figures)]
@@ -74,17 +75,18 @@ def report(samples: Samples, figures: list[Figure]) -> str:
 
 
 def _row(scenario: str, name: str, taken: list[Sample], targets: Mapping[str, list[Sample]]) -> str:
-    nginx = targets.get("nginx", taken)
+    to = targets.get("nginx") or next(iter(targets.values()))
+    asked = SCENARIOS.get(scenario)
     cells = [
-        f"{median_of(taken, metric):10,.{0 if metric in ('rate', 'cpu') else 2}f}{ratio(taken, nginx, metric):8.3g}"
+        f"{median_of(taken, metric):10,.{0 if metric in ('rate', 'cpu') else 2}f}{ratio(taken, to, metric):8.3g}"
         for metric in METRICS
     ]
     disturbed = any(sample.foreign > FOREIGN_LIMIT for sample in taken)
     row = f"{'~' if disturbed else ' '} {name:21}" + "".join(cells)
     if "upstream" in targets and name != "upstream":
         row += f"   adds {median(added(taken, targets['upstream'])) * 1e3:.0f} µs"
-    elif events := SCENARIOS[scenario].events:
-        row += f"   {median_of(taken, 'rate') * events:,.0f} events/s"
+    elif asked and asked.events:
+        row += f"   {median_of(taken, 'rate') * asked.events:,.0f} events/s"
     return row
 
 

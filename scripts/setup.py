@@ -1,6 +1,6 @@
 """Makes what a purpose needs: system packages, .venv, the locked dependencies; quick when all is there.
 
-    python3 scripts/setup.py run | test | check | bench | peers | binary
+    python3 scripts/setup.py run | test | check | bench | peers | profile | binary
 
 Standard library only, for a bare Python 3.11: it runs before anything is installed.
 """
@@ -21,9 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-PEERS = (
-    ROOT / ".venv-peers"
-)  # what make bench-peers measures: requirements/peers.txt, and a package of npm
+PEERS = ROOT / ".venv-peers"  # what make bench-peers measures: requirements/peers.txt, and a package of npm
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # A dev environment holds the run environment, at the same versions: what is installed there serves both.
 LOCKS = {
@@ -32,6 +30,7 @@ LOCKS = {
     "check": ["dev"],
     "bench": ["run", "dev"],
     "peers": ["run", "dev"],
+    "profile": ["dev"],
     "binary": ["dev"],
 }
 # What a binary is built with, by a file of each below /usr, and Debian's package of it.
@@ -108,7 +107,7 @@ def missing_packages(purpose: str) -> list[str]:
         missing.append("curl")  # the README's lines are run as they stand
     if purpose in ("test", "binary") and not postgres_programs():
         missing.append("postgresql")
-    if purpose in ("bench", "peers"):
+    if purpose in ("bench", "peers", "profile"):
         missing += [name for name in ("nginx", "wrk") if not which_system(name)]
     if purpose == "peers":
         missing += [package for name, package in (("node", "nodejs"), ("npm", "npm")) if not which_system(name)]
