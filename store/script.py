@@ -6,12 +6,13 @@ that it holds its lock or row from the start. The SQL is the same for every data
 
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Row: TypeAlias = Sequence[Any]
 
-CHUNKS = (16, 8, 4, 2, 1)
+MOST = 16
 """Rows that one statement writes: few texts, so that every database keeps them prepared."""
 
 
@@ -34,17 +35,13 @@ class Each:
     """SQL for many rows: `{rows}` in it stands for ($1, $2), ($3, $4) … of `row`, such as "(?, CAST(? AS bigint))"."""
 
     def __init__(self, sql: str, row: str) -> None:
-        self._width = row.count("?")
-        self._texts = {size: sql.replace("{rows}", _numbered(row, size)) for size in CHUNKS}
+        self._text = lru_cache(MOST)(lambda times: sql.replace("{rows}", _numbered(row, times)))
 
     def __call__(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Statement]:
         """The statements that together are for all of `rows`."""
-        start, left = 0, len(rows)
-        for size in CHUNKS if left > 1 else CHUNKS[-1:]:
-            while left >= size:
-                part = rows[start : start + size]
-                yield Statement(self._texts[size], tuple([value for row in part for value in row]))
-                start, left = start + size, left - size
+        for start in range(0, len(rows), MOST):
+            part = rows[start : start + MOST]
+            yield Statement(self._text(len(part)), tuple([value for row in part for value in row]))
 
 
 def _numbered(row: str, times: int) -> str:
