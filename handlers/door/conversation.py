@@ -166,7 +166,7 @@ def _guide(body: ChatRequest, deployment: Deployment) -> tuple[str | None, str |
     guided = "json_schema" in deployment.sources
     choice, tools = body.tool_choice, body.tools or []
     form = body.response_format
-    if tools and choice != "none" and form is not None and not isinstance(form, TextFormat):
+    if tools and choice in (None, "auto") and form is not None and not isinstance(form, TextFormat):
         raise InvalidRequest(
             "'response_format' leaves no room for a call; send it without 'tools', or with 'tool_choice': 'none'.",
             param="response_format",

@@ -77,9 +77,10 @@ class AssistantMessage(Body, tag="assistant", tag_field="role"):
     refusal: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
-    annotations: list[dict[str, Any]] | None = None  # of an answer that is told again, like the two below
+    annotations: list[dict[str, Any]] | None = None  # of an answer that is told again, like the three below
     audio: None = None
     function_call: None = None
+    provider_specific_fields: dict[str, Any] | None = None  # LiteLLM's own notes on it
 
 
 class ToolMessage(Body, tag="tool", tag_field="role"):
