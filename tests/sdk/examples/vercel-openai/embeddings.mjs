@@ -1,0 +1,12 @@
+// The text that is nearest to a question.
+import { createOpenAI } from "@ai-sdk/openai";
+import { cosineSimilarity, embed, embedMany } from "ai";
+
+const texts = ["A conch is a sea snail with a large shell.", "Interest rates rose again.", "Simmer the rice for ten minutes."];
+
+const conch = createOpenAI();
+const model = conch.embeddingModel("minilm");
+const { embeddings } = await embedMany({ model, values: texts });
+const { embedding } = await embed({ model, value: "What do I do with the pot on the stove?" });
+const near = embeddings.map((each) => cosineSimilarity(each, embedding));
+console.log(texts[near.indexOf(Math.max(...near))]);
