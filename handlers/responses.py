@@ -1,6 +1,5 @@
 """POST /responses: items in, items out, whole or as events; those that are stored, by GET and DELETE."""
 
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal
@@ -42,7 +41,7 @@ from handlers.door.schemas.responses import (
     TextField,
 )
 from handlers.door.wire import Stream, event
-from handlers.responses_items import Conversation, own_items
+from handlers.responses_items import Conversation, own_items, response_id
 from handlers.responses_output import Output
 from upstream.answer import Answer
 from upstream.deployment import Deployment
@@ -58,7 +57,7 @@ async def create(request: Request, body: ResponseRequest) -> Response | Stream[R
     """Answer a conversation, and keep both unless `store` is false."""
     _refuse(body)
     deployment = await reach(request, body.model, "chat")
-    items = own_items(body)
+    items = await own_items(request, body)
     conversation = Conversation()
     formatted_by = "response_format" if body.response_format is not None else "text.format"
     request.renamed = lambda error: conversation.renamed(error, formatted_by)
@@ -125,7 +124,7 @@ class _Run:
         self._request = request
         self._items = items
         self._interpreter = interpreter
-        self._output = Output()
+        self._output = Output(response.id)
         self._finish = "stop"
         self._probable: list[TokenLogprob] = []  # of tokens whose words are still held back
 
@@ -303,7 +302,7 @@ def _chat_tool(tool: FunctionTool) -> chat.Tool:
 def _response(body: ResponseRequest, deployment: Deployment) -> Response:
     """The response object before its first word."""
     return Response(
-        id=f"resp_{secrets.token_hex(24)}",  # not to be guessed from another
+        id=response_id(),
         created_at=int(time.time()),
         model=deployment.id,
         previous_response_id=body.previous_response_id,

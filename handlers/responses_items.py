@@ -1,11 +1,14 @@
 """A conversation in the items of Responses, as the messages of chat, and as it is stored."""
 
 import re
+import secrets
 
 from msgspec.structs import replace
 
-from handlers.door.errors import ApiError, InvalidRequest
+from handlers.door import stored
+from handlers.door.errors import ApiError, InvalidRequest, NotFound
 from handlers.door.ids import fresh
+from handlers.door.lifetime import Request
 from handlers.door.schemas import chat
 from handlers.door.schemas.responses import (
     FunctionCall,
@@ -140,19 +143,38 @@ def _text(content: str | list[MessagePart] | list[InputPart], place: str) -> cha
     return [_words(part, f"{place}[{at}]") for at, part in enumerate(content)]
 
 
-def own_items(body: ResponseRequest) -> list[Item]:
-    """The items of the request's own turn, each with an id. Raises 400 for a reference to another one."""
+def response_id() -> str:
+    """The id of a new response, not to be guessed from another."""
+    return f"resp_{secrets.token_hex(24)}"
+
+
+def item_id(response: str, index: int) -> str:
+    """The id of a response's output, without its prefix: who refers to the item has named the response."""
+    return f"{response.removeprefix('resp_')}{index:04x}"
+
+
+_ITEM = re.compile(r"(?:msg|rs|fc)_([0-9a-f]{48})[0-9a-f]{4}")
+
+
+async def own_items(request: Request, body: ResponseRequest) -> list[Item]:
+    """The items of the request's own turn, each with an id; a reference is the item it names. Raises 400 and 404."""
     if isinstance(body.input, str):
         return [_identified(Message("user", body.input))]
+    named = [item.id for item in body.input if isinstance(item, ItemReference)]
+    found = await stored.outputs(request, {f"resp_{match[1]}" for id in named if (match := _ITEM.fullmatch(id))})
     items: list[Item] = []
     for place, item in enumerate(body.input):
-        if isinstance(item, ItemReference):
-            raise InvalidRequest(
-                "References to items are not built; send the item, or previous_response_id.",
+        if not isinstance(item, ItemReference):
+            items.append(_identified(item))
+        elif item.id not in found:
+            raise NotFound(
+                f"There is no item {item.id!r} to refer to; it was never stored, or named before, or its response is "
+                "deleted or has expired. Send the item itself.",
                 param=f"input[{place}]",
-                code="unsupported_parameter",
+                code="item_not_found",
             )
-        items.append(_identified(item))
+        else:
+            items.append(found.pop(item.id))  # once each: what is stored bounds what a request can become
     return items
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from itertools import count
 
-from handlers.door.ids import fresh
 from handlers.door.schemas.chat import Logprob
 from handlers.door.schemas.response_events import (
     ArgumentsDelta,
@@ -27,6 +26,7 @@ from handlers.door.schemas.responses import (
     ReasoningText,
     Status,
 )
+from handlers.responses_items import item_id
 from upstream.interpreter import CallArguments, CallStart, Piece, Text
 from upstream.interpreter import Reasoning as Thought
 
@@ -36,8 +36,8 @@ Number = Callable[[], int]
 class _Open:
     """An item that is being made."""
 
-    def __init__(self, prefix: str, index: int, number: Number) -> None:
-        self.id, self.index, self.number = fresh(prefix), index, number
+    def __init__(self, id: str, index: int, number: Number) -> None:
+        self.id, self.index, self.number = id, index, number
         self.text = ""
 
     def begin(self) -> list[Event]:
@@ -53,8 +53,8 @@ class _Open:
 class _Message(_Open):
     """Words for the user."""
 
-    def __init__(self, index: int, number: Number) -> None:
-        super().__init__("msg_", index, number)
+    def __init__(self, id: str, index: int, number: Number) -> None:
+        super().__init__(f"msg_{id}", index, number)
         self._logprobs: list[Logprob] = []
 
     def begin(self) -> list[Event]:
@@ -81,8 +81,8 @@ class _Message(_Open):
 class _Reasoning(_Open):
     """What the model thinks."""
 
-    def __init__(self, index: int, number: Number) -> None:
-        super().__init__("rs_", index, number)
+    def __init__(self, id: str, index: int, number: Number) -> None:
+        super().__init__(f"rs_{id}", index, number)
 
     def begin(self) -> list[Event]:
         return [
@@ -107,8 +107,8 @@ class _Reasoning(_Open):
 class _Call(_Open):
     """A function call; its text is the arguments."""
 
-    def __init__(self, index: int, number: Number, start: CallStart) -> None:
-        super().__init__("fc_", index, number)
+    def __init__(self, id: str, index: int, number: Number, start: CallStart) -> None:
+        super().__init__(f"fc_{id}", index, number)
         self._start = start
 
     def begin(self) -> list[Event]:
@@ -130,9 +130,10 @@ class _Call(_Open):
 
 
 class Output:
-    """`items` are the finished ones; `number` gives the next event its place."""
+    """`items` are the finished ones; `number` gives the next event its place. Their ids tell the response's."""
 
-    def __init__(self) -> None:
+    def __init__(self, response: str) -> None:
+        self._response = response
         self.items: list[OutputItem] = []
         self.number: Number = count().__next__
         self._open: _Open | None = None
@@ -140,13 +141,14 @@ class Output:
     def add(self, piece: Piece, logprobs: list[Logprob]) -> list[Event]:
         """The events of one piece. One of another kind than the piece before ends that item and begins the next."""
         index = len(self.items) + (self._open is not None)
+        id = item_id(self._response, index)
         if isinstance(piece, CallStart):
-            return self._begin(_Call(index, self.number, piece))
+            return self._begin(_Call(id, index, self.number, piece))
         events: list[Event] = []
         if isinstance(piece, Text) and not isinstance(self._open, _Message):
-            events = self._begin(_Message(index, self.number))
+            events = self._begin(_Message(id, index, self.number))
         elif isinstance(piece, Thought) and not isinstance(self._open, _Reasoning):
-            events = self._begin(_Reasoning(index, self.number))
+            events = self._begin(_Reasoning(id, index, self.number))
         assert self._open is not None, "a call begins before its arguments"
         text = piece.fragment if isinstance(piece, CallArguments) else piece.text
         events.append(self._open.add(text, logprobs))
@@ -156,7 +158,7 @@ class Output:
         """The events of the end; an answer without any words is an empty message."""
         events = self.end(status)
         if not self.items:
-            events = [*self._begin(_Message(0, self.number)), *self.end(status)]
+            events = [*self._begin(_Message(item_id(self._response, 0), 0, self.number)), *self.end(status)]
         return events
 
     def end(self, status: Status) -> list[Event]:

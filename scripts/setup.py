@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PEERS = ROOT / ".venv-peers"  # what make bench-peers measures: requirements/peers.txt, and a package of npm
-SDK = ROOT / ".venv-sdk"  # the clients of docs/clients.md: requirements/sdk.txt, and with its npm tests/sdk/package.json
+SDK = ROOT / ".venv-sdk"  # the clients of docs/clients.md: requirements/sdk.txt, and tests/sdk/package.json by its npm
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # A dev environment holds the run environment, at the same versions: what is installed there serves both.
 LOCKS = {

@@ -213,6 +213,38 @@ def test_stored_responses(client: OpenAI) -> None:
         assert (refusal.value.param, refusal.value.code) == ("id", "response_not_found")
 
 
+def test_references_are_the_items_that_they_name(client: OpenAI, conch: Conch) -> None:
+    """Vercel's SDK sends them for whatever it was told before."""
+    first = client.responses.create(model="vllm", input="one")
+    asked = client.responses.create(model="assistant", input="What is the weather in Paris?", tools=[TOOL])
+    (said,), (call,) = first.output, asked.output
+    assert isinstance(call, ResponseFunctionToolCall)
+    items: Any = [
+        {"role": "user", "content": "one"},
+        {"type": "item_reference", "id": said.id},
+        {"type": "item_reference", "id": call.id},
+        {"type": "function_call_output", "call_id": call.call_id, "output": "21"},
+        {"role": "user", "content": "echo:"},
+    ]
+    prompt = prompt_of(client, input=items)
+    assert prompt.startswith(f"user: one\nassistant: {first.output_text}\n")
+    assert prompt.endswith("tool: 21\nuser: echo:\nassistant:")
+    response = client.responses.create(model="vllm", input=items)
+    assert [item.id for item in client.responses.input_items.list(response.id, order="asc")][1:3] == [said.id, call.id]
+    forgotten = client.responses.create(model="vllm", input="x", store=False).output[0]
+    stranger = client.with_options(api_key=conch.key("other"))
+    for who, place, ids in (
+        (client, 0, ["msg_1"]),
+        (client, 0, [forgotten.id]),
+        (client, 1, [said.id, said.id]),
+        (stranger, 0, [said.id]),
+    ):
+        references: Any = [{"type": "item_reference", "id": id} for id in ids]
+        with pytest.raises(NotFoundError, match=f"no item '{ids[place]}'") as refusal:
+            who.responses.create(model="vllm", input=references)
+        assert (refusal.value.param, refusal.value.code) == (f"input[{place}]", "item_not_found")
+
+
 def test_what_is_not_to_be_stored_is_not(client: OpenAI) -> None:
     response = client.responses.create(model="vllm", input="x", store=False)
     with pytest.raises(NotFoundError):
@@ -257,7 +289,13 @@ def test_a_conversation_that_is_too_long(conch: Conch, triton: Triton, tmp_path:
         second = client.responses.create(model="vllm", input="b" * 1000, previous_response_id=first.id)
         with pytest.raises(BadRequestError, match="longer than 3072") as refusal:
             client.responses.create(model="vllm", input="c", previous_response_id=second.id)
-    assert refusal.value.param == "previous_response_id"
+        assert refusal.value.param == "previous_response_id"
+        references: Any = [{"type": "item_reference", "id": each.output[0].id} for each in (first, second)]
+        answers = [client.responses.create(model="vllm", input="d") for _ in range(4)]
+        references += [{"type": "item_reference", "id": each.output[0].id} for each in answers]
+        with pytest.raises(BadRequestError, match="referred to are longer than 3072") as refusal:
+            client.responses.create(model="vllm", input=references)
+    assert refusal.value.param == "input"
 
 
 def test_items_to_messages() -> None:

@@ -41,7 +41,6 @@ REFUSED: list[tuple[str, str, str, dict[str, Any]]] = [
     ("a file", "input[0].content[0].type", "invalid_value", user({"type": "input_file", "file_id": "f"})),
     ("chat's part", "input[0].content[0].type", "invalid_value", user({"type": "text", "text": "x"})),
     ("unknown in an item", "input[0].zzz", "unknown_parameter", {"input": [{"role": "user", "content": "", "zzz": 1}]}),
-    ("a reference", "input[0]", "unsupported_parameter", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
     (
         "an output without its call",
         "input[0]",

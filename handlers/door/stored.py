@@ -1,5 +1,6 @@
 """Stored responses: what POST /responses keeps, for the key's workspace, or its pipeline where one is fixed."""
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -64,6 +65,26 @@ async def conversation(request: Request, id: str) -> list[Item]:
     except ValueError as error:
         raise InvalidRequest(str(error), param=param, code="invalid_value") from error
     return [item for input, body in turns for item in (*_read_items(input), *_read_output(body).output)]
+
+
+async def outputs(request: Request, ids: Collection[str]) -> dict[str, OutputItem]:
+    """What these responses answered, by the ids of the items; of one that is not there, nothing. Raises 400."""
+    found: dict[str, OutputItem] = {}
+    size, limit = 0, request.gateway.config.server.max_body
+    for id in ids:
+        try:
+            row = await request.gateway.store.run(responses.get(id, *_scope(request), since=_since(request)))
+        except records.NotFound:
+            continue
+        size += len(row.body)
+        if size > limit:
+            raise InvalidRequest(
+                f"The items that are referred to are longer than {limit} characters.",
+                param="input",
+                code="invalid_value",
+            )
+        found |= {item.id: item for item in _read_output(row.body).output if item.id is not None}
+    return found
 
 
 async def _ask(request: Request, script: Script[Any], param: str = "id", code: str = "response_not_found") -> Any:
