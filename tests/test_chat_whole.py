@@ -101,6 +101,23 @@ def test_a_call_is_enforced(client: OpenAI, choice: Any, name: str, form: Any) -
         assert isinstance(json.loads(call.function.arguments), dict)
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "book"}}])
+def test_a_call_is_enforced_by_a_schema_with_definitions(client: OpenAI, choice: Any) -> None:
+    """As pydantic writes it where an argument is an object."""
+    place = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    parameters = {"type": "object", "properties": {"to": {"$ref": "#/$defs/Place"}}, "required": ["to"]}
+    book: Any = {"name": "book", "description": "Book a trip", "parameters": {**parameters, "$defs": {"Place": place}}}
+    answer = client.chat.completions.create(
+        model="assistant",
+        messages=[{"role": "user", "content": "Book a trip. city: Paris"}],
+        tools=[{"type": "function", "function": book}, WEATHER],
+        tool_choice=choice,
+    )
+    (call, *_) = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("book", {"to": {"city": "Paris"}})
+
+
 def test_tools_that_must_not_be_called(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="assistant", messages=ASK, tools=[WEATHER], tool_choice="none")
     assert answer.choices[0].message.tool_calls is None

@@ -17,6 +17,7 @@ from handlers.door.schemas.chat import (
     JsonSchemaFormat,
     NamedChoice,
     TextFormat,
+    Tool,
     UserMessage,
 )
 from upstream.deployment import Deployment
@@ -178,8 +179,7 @@ def _guide(body: ChatRequest, deployment: Deployment) -> tuple[str | None, str |
         if not guided:
             raise unsupported("tool_choice", deployment)
         if choice == "required":
-            calls = {"type": "array", "minItems": 1, "items": {"anyOf": [_call(tool) for tool in tools]}}
-            return None, _text(calls | ({"maxItems": 1} if body.parallel_tool_calls is False else {}))
+            return None, _text(_calls(tools, single=body.parallel_tool_calls is False))
         for tool in tools:
             if tool.function.name == choice.function.name:
                 return tool.function.name, _text(tool.function.parameters or {"type": "object"})
@@ -195,10 +195,27 @@ def _guide(body: ChatRequest, deployment: Deployment) -> tuple[str | None, str |
     return None, _text(form.json_schema.schema or {}) if isinstance(form, JsonSchemaFormat) else ANY_OBJECT
 
 
-def _call(tool: Any) -> dict[str, Any]:
-    function = tool.function
-    properties = {"name": {"const": function.name}, "parameters": function.parameters or {"type": "object"}}
-    return {"type": "object", "properties": properties, "required": ["name", "parameters"]}
+def _calls(tools: list[Tool], *, single: bool) -> dict[str, Any]:
+    """The schema of a list of calls. Each function's own is one of its definitions, whose references stay within it."""
+    items, definitions = [], {}
+    for name, parameters in ((tool.function.name, tool.function.parameters) for tool in tools):
+        place = f"#/$defs/{name}"
+        definitions[name] = _moved(parameters or {"type": "object"}, place)
+        properties = {"name": {"const": name}, "parameters": {"$ref": place}}
+        items.append({"type": "object", "properties": properties, "required": ["name", "parameters"]})
+    calls = {"type": "array", "minItems": 1, "items": {"anyOf": items}, "$defs": definitions}
+    return calls | ({"maxItems": 1} if single else {})
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema with its references to itself as they must be where it lies at `place` of another."""
+    if isinstance(schema, list):
+        return [_moved(each, place) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    reference = schema.get("$ref")
+    leads = {"$ref": place + reference[1:]} if isinstance(reference, str) and reference.startswith("#") else {}
+    return {key: _moved(value, place) for key, value in schema.items()} | leads
 
 
 def _text(schema: dict[str, Any]) -> str:
