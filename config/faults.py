@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from config import Config, Model
+    from config.sections import Config, Model
 
 PRICED = {
     "chat": ("input", "cached_input", "output"),

@@ -1,0 +1,295 @@
+"""The tables of conch.toml as Structs: every setting, its type, its default, and what it means."""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+MOST_PER_MINUTE = 10_000_000_000  # a bucket's 60,000,000 parts per request stay within 64 bits, three times over
+LONGEST, LARGEST = 36_500 * 86_400.0, 1 << 50  # seconds, bytes
+NANO = 1_000_000_000  # nano-dollars of a dollar
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)")
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_DOLLARS = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
+
+
+class Duration(float):
+    """Seconds; written as "250ms", "30s", "5m", "24h", "7d"."""
+
+
+class Period(Duration):
+    """A Duration of more than nothing."""
+
+
+class Size(int):
+    """Bytes; written as "512B", "64KiB", "16MiB", "1GiB"."""
+
+
+class Dollars(int):
+    """Nano-dollars; written in dollars as a text, "0.10"."""
+
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+PerMinute = Annotated[int, msgspec.Meta(ge=0, le=MOST_PER_MINUTE)]
+Task = Literal["chat", "embedding", "rerank", "image", "speech", "transcription"]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+PipelineId = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{2,63}$")]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of conch.toml: an unknown key is an error, since a misspelt setting must not pass for one."""
+
+
+class Server(Section, frozen=True):
+    """[server]: where Conch listens and what it takes from a connection."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1  # processes; auto: one for each processor
+    max_body: Size = Size(16 << 20)
+    max_upload: Size = Size(256 << 20)
+    max_header: Size = Size(64 << 10)
+    header_timeout: Period = Period(10)
+    body_timeout: Period = Period(30)
+    write_timeout: Period = Period(60)
+    keep_alive: Duration = Duration(75)
+    drain: Duration = Duration(30)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch
+
+
+class Store(Section, frozen=True):
+    """[store]: the ledger. A relative SQLite path is taken from the working directory."""
+
+    url: str = "sqlite:var/conch.db"
+    max_files: Size = Size(256 << 20)  # of pictures that are kept an hour for their URLs
+    when_down: Literal["closed", "open"] = "closed"  # open: keys seen within a minute pass, except where credits count
+
+
+class Responses(Section, frozen=True):
+    """[responses]: how long a stored response can be asked for."""
+
+    retention: Period = Period(30 * 86400)
+
+
+class Idempotency(Section, frozen=True):
+    """[idempotency]: how long an answer is kept for its Idempotency-Key, and how large it may be."""
+
+    retention: Period = Period(86400)
+    max_body: Size = Size(1 << 20)
+
+
+class Credits(Section, frozen=True):
+    """[credits]: where who has too few gets more."""
+
+    topup_url: str | None = None
+
+
+class Plan(Section, frozen=True):
+    """[plans.NAME]: requests per minute of a key that asks for none, and the most that one may ask for.
+
+    `concurrency`: requests of a workspace at once; `spend_limit`: its dollars per calendar month, unless it has its
+    own. What the file says of a plan that Conch has lies over that.
+    """
+
+    default: PerMinute = 0
+    ceiling: PerMinute = 0
+    burst: Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_MINUTE)] | None = None
+    keys: bool = True
+    concurrency: Positive | None = None
+    spend_limit: Dollars | None = None
+
+
+PLANS: dict[str, Plan] = {
+    "starter": Plan(keys=False),
+    "pro": Plan(default=500, ceiling=1_000),
+    "team": Plan(default=5_000, ceiling=10_000),
+    "enterprise": Plan(default=50_000, ceiling=100_000),
+}
+
+
+class Upstream(Section, frozen=True):
+    """[upstreams.NAME]: the Triton servers that hold the same models."""
+
+    urls: Annotated[list[str], msgspec.Meta(min_length=1)]
+    grpc: list[str] = []  # host:port of each of them, in the same order
+    connect_timeout: Period = Period(5)
+    check_every: Period = Period(5)
+
+
+class Input(Section, frozen=True):
+    """A tensor of [models.in]: exactly one of from, const, json or template says what goes in."""
+
+    source: str | None = msgspec.field(name="from", default=None)
+    const: bool | int | float | str | None = None
+    default: bool | int | float | str | None = None
+    map: dict[str, str | int | float | bool] | None = None
+    scale: float | None = None
+    json: dict[str, "str | Input"] | None = None
+    template: str | None = None
+    param: bool = False
+
+    def __post_init__(self) -> None:
+        ways = (self.source, self.const, self.json, self.template)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError("Expected exactly one of `from`, `const`, `json`, `template`")
+
+
+class Output(Section, frozen=True):
+    """A meaning of [models.out]: the tensor that carries it and how to read that."""
+
+    tensor: str
+    mode: Literal["delta", "cumulative", "total"] | None = None
+    trim_stop: bool = False
+    unset: list[str] = []
+    layout: Literal["NHWC", "NCHW", "HWC", "CHW"] = "NHWC"
+    range: Literal[1, 255] = 255
+    encoding: Literal["raw", "png", "base64", "json"] = "raw"
+    activation: Literal["sigmoid", "none"] = "sigmoid"  # of a score: none where it lies between 0 and 1 already
+    rate: Positive | None = None
+    overlap: Duration = Duration(0)
+
+
+class Chat(Section, frozen=True):
+    """[models.chat]: how a conversation becomes a prompt, and what a text may hold besides words."""
+
+    template: str | None = None
+    tools: Literal["none", "hermes", "llama3_json", "mistral", "pythonic", "deepseek", "qwen3_coder", "harmony"] = (
+        "none"
+    )
+    reasoning: Literal["none", "think"] = "none"
+
+
+class Embedding(Section, frozen=True):
+    """[models.embedding] and [models.rerank]: how texts become token ids, and what becomes of the vectors."""
+
+    tokenizer: str | None = None  # tokenizer.json, for models that take token ids
+    max_tokens: Positive = 512  # longer inputs are refused, or cut where truncate says so
+    truncate: bool = False
+    pooling: Literal["none", "mean", "cls", "last"] = "none"
+    normalize: bool = False
+    prefix: str = ""
+    matryoshka: bool = False  # the first n dimensions are a vector of their own
+    accepts_token_ids: bool = False
+
+
+class Image(Section, frozen=True):
+    """[models.image]: the sizes that the model draws, "512x512" or "256x256..1024x1024/8" (multiples of 8 within)."""
+
+    sizes: list[str] = []  # empty: the model has one size of its own
+    max_n: Positive = 4
+    max_steps: Positive = 200
+    max_guidance: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+
+
+class Voice(Section, frozen=True):
+    """[models.speech.voices.NAME]: the model's own name for a voice, or a recording to imitate."""
+
+    name: str | None = None
+    wav: str | None = None
+    text: str | None = None
+
+
+class Speech(Section, frozen=True):
+    """[models.speech]: the voices by the names that clients use."""
+
+    voices: dict[str, Voice] = {}
+    default_voice: str | None = None
+    rate: Positive = 24_000  # of voice.wav, in Hz: what the model wants a recording in
+    longest: Period = Period(30)  # that a recording may be
+
+
+class Transcription(Section, frozen=True):
+    """[models.transcription]: how long sound is cut for the model."""
+
+    rate: Positive = 16_000
+    window: Period = Period(30)
+    overlap: Duration = Duration(2)
+    languages: list[str] = []  # empty: not limited
+    default_language: str | None = None
+    translates: bool = False
+
+
+class Price(Section, frozen=True):
+    """[models.price]: dollars per million tokens or characters, per image, per second of sound.
+
+    `cached_input`: of the input tokens that the model had in its cache already; without it they cost as the others.
+    """
+
+    input: Dollars = Dollars(0)
+    cached_input: Dollars | None = None
+    output: Dollars = Dollars(0)
+    characters: Dollars = Dollars(0)
+    images: Dollars = Dollars(0)
+    seconds: Dollars = Dollars(0)
+
+
+class Model(Section, frozen=True):
+    """[[models]]: an id of the API bound to a model of a Triton repository."""
+
+    id: Name
+    task: Task
+    upstream: Name
+    model: Name
+    version: str = ""
+    aliases: list[Name] = []
+    preset: str | None = None
+    transport: Literal["generate", "infer", "grpc"] = "generate"
+    timeout: Period = Period(300)
+    context: Positive | None = None  # tokens of prompt and answer together
+    max_output: Positive | None = None
+    price: Price | None = None  # free without one
+    workspaces: list[Name] = msgspec.field(default_factory=lambda: ["*"])
+    owned_by: str = "conch"
+    chat: Chat = Chat()
+    embedding: Embedding = Embedding()
+    rerank: Embedding = Embedding()
+    image: Image = Image()
+    speech: Speech = Speech()
+    transcription: Transcription = Transcription()
+    inputs: dict[str, str | Input | Literal[False]] = msgspec.field(name="in", default_factory=dict)
+    outputs: dict[str, str | Output] = msgspec.field(name="out", default_factory=dict)
+
+
+class Pipeline(Section, frozen=True):
+    """[[pipelines]]: a fixed entry for pipeline-scoped keys and /v1/{pipelineId}/… paths."""
+
+    id: PipelineId
+    workspace: Name
+    models: dict[Task, Name]
+
+
+class Config(Section, frozen=True):
+    """conch.toml, whole."""
+
+    server: Server = Server()
+    store: Store = Store()
+    responses: Responses = Responses()
+    idempotency: Idempotency = Idempotency()
+    credits: Credits = Credits()
+    plans: dict[str, Plan] = {}
+    upstreams: dict[str, Upstream] = {}
+    models: list[Model] = []
+    pipelines: list[Pipeline] = []
+
+
+def read(kind: type, value: Any) -> Any:
+    """msgspec's hook for Duration, Period, Size and Dollars."""
+    if kind is Dollars:
+        if not isinstance(value, str) or _DOLLARS.fullmatch(value) is None:
+            raise ValueError(f'Expected dollars as a text such as "0.10", got {value!r}')
+        return Dollars(Decimal(value) * NANO)
+    pattern, units, most, example = (
+        (_SIZE, _BYTES, LARGEST, '"16MiB"') if kind is Size else (_DURATION, _SECONDS, LONGEST, '"30s"')
+    )
+    match = pattern.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"Expected a text such as {example}, got {value!r}")
+    amount = float(match[1]) * units[match[2]]
+    if amount > most or (amount == 0 and kind is Period):
+        raise ValueError(f"Expected {'more than nothing' if amount == 0 else 'less'}, got {value!r}")
+    return kind(amount)
