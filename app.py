@@ -32,7 +32,7 @@ from handlers.door.files import Files
 from handlers.door.gateway import Gateway
 from handlers.door.lifetime import Lifetime
 from handlers.door.wire import Endpoint
-from handlers.ops import admin, health
+from handlers.ops import admin, health, openapi
 from store import open_store
 from upstream.fetch import Fetcher
 from upstream.pool import Pool
@@ -63,6 +63,10 @@ MODEL: tuple[str, str, Handler] = ("GET", "/models/{id:path}", models.show)
 OPERATOR: list[tuple[str, str, Handler]] = [
     ("GET", "/healthz", health.healthz),
     ("GET", "/readyz", health.readyz),
+    ("GET", "/v1/openapi.json", openapi.show),
+    ("GET", "/api/v1/openapi.json", openapi.show),
+    ("GET", "/docs", openapi.page),
+    ("GET", "/docs/{file}", openapi.asset),
 ]
 ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOKEN is set
     ("GET", "/workspaces", admin.list_workspaces),
@@ -105,7 +109,7 @@ def build(config: Config) -> Lifetime:
             gateway.pool.watch()
             yield
 
-    routes = _routes()
+    routes = gateway.routes = _routes()
     app = Starlette(routes=routes, lifespan=lifespan)
     app.router.redirect_slashes = False
     table = {

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from handlers.door.admission import reach
 from handlers.door.billing import Units, hold
@@ -64,7 +64,7 @@ async def create(
     return ImagesResponse(created, await _data(request, body, ordered), _format(body), size)
 
 
-async def show(request: Request) -> Bytes:
+async def show(request: Request) -> Annotated[Bytes, "image/*"]:
     """A picture behind its URL, to whoever has that. Raises 403 or 404."""
     gateway = request.gateway
     file = await gateway.files.find(request.path_params["id"], request.scope["query_string"])

@@ -7,7 +7,7 @@ from upstream.deployment import Deployment
 
 
 async def index(request: Request) -> ModelList:
-    """Those of the key's workspace; of its pipeline, where the key or the path fixes one."""
+    """The verified models of the key's workspace; of its pipeline, where the key or the path fixes one. Raises 404."""
     pipeline = entry(request)
     wanted = None if pipeline is None else set(pipeline.models.values())
 
@@ -18,7 +18,7 @@ async def index(request: Request) -> ModelList:
 
 
 async def show(request: Request) -> ModelCard:
-    """One of them, by id or alias. Raises 404."""
+    """One model, by its id or an alias. Raises 404."""
     name = request.path_params["id"]
     named = request.gateway.pool.by_name.get(name)
     for card in (await index(request)).data:

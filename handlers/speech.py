@@ -5,6 +5,7 @@ import base64
 import binascii
 import io
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 from config import Speech as Settings
 from handlers.door.admission import reach
@@ -26,7 +27,9 @@ LISTED = 8  # voices that an error names
 ONLY = "default"  # the name of a model's only voice
 
 
-async def create(request: Request, body: SpeechRequest) -> ByteStream | Stream[SpeechAudioDelta | SpeechAudioDone]:
+async def create(
+    request: Request, body: SpeechRequest
+) -> Annotated[ByteStream, "audio/*"] | Stream[SpeechAudioDelta | SpeechAudioDone]:
     """Speak with the deployment that `model` names."""
     deployment = await reach(request, body.model, "speech")
     sources = deployment.sources

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
+from typing import Annotated
 
 from handlers.door.admission import reach
 from handlers.door.billing import Units, hold
@@ -34,10 +35,12 @@ from upstream.transcribing import Heard, Transcript, whisper_prefix
 NO_SOUND = Array("FP32", (0,), b"")
 PLAIN, VTT = "text/plain; charset=utf-8", "text/vtt; charset=utf-8"
 
+Written = Annotated[Bytes, "text/plain", "text/vtt"]
+
 
 async def create(
     request: Request, body: TranscriptionRequest
-) -> Transcription | VerboseTranscription | Bytes | Stream[TranscriptTextDelta | TranscriptTextDone]:
+) -> Transcription | VerboseTranscription | Written | Stream[TranscriptTextDelta | TranscriptTextDone]:
     """Transcribe with the deployment that `model` names."""
     deployment = await reach(request, body.model, "transcription")
     _check_answer(body, deployment)
@@ -56,7 +59,7 @@ async def create(
     return _written(heard, body.response_format)
 
 
-async def translate(request: Request, body: TranslationRequest) -> Translation | VerboseTranscription | Bytes:
+async def translate(request: Request, body: TranslationRequest) -> Translation | VerboseTranscription | Written:
     """The same into English, for models that do."""
     deployment = await reach(request, body.model, "transcription")
     settings = request.gateway.models[deployment.id].transcription

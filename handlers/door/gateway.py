@@ -1,6 +1,8 @@
 """What `app.build` made for the handlers: the settings, the store's teller, the pool of deployments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from starlette.routing import Route
 
 from config import Config, Model, Pipeline
 from handlers.door.billing import Tariff
@@ -30,6 +32,8 @@ class Gateway:
         self.models: Mapping[str, Model] = {model.id: model for model in config.models}
         self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
         self.recent = Recent() if config.store.when_down == "open" else None
+        self.routes: Sequence[Route] = ()
+        self.openapi: bytes | None = None  # the document of these routes, once it has been asked for
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}
 
     def enter(self) -> None:

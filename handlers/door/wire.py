@@ -85,8 +85,9 @@ class Endpoint:
         hints = get_type_hints(handler)
         parameter = inspect.signature(handler).parameters.get("body")
         self.body: type[msgspec.Struct] | None = hints.get("body") if parameter is not None else None
-        self._shown_once = getattr(hints.get("return"), "secret", False)
+        self.shown_once = getattr(hints.get("return"), "secret", False)
         self._default = parameter.default if parameter is not None else inspect.Parameter.empty
+        self.needs_body = self._default is inspect.Parameter.empty
         self._decode = msgspec.json.Decoder(self.body).decode if self.body is not None else None
         self._takes_extra = getattr(self.body, "takes_extra", False)
         self._mend: Callable[[dict[str, Any]], None] | None = getattr(self.body, "mend", None)
@@ -123,7 +124,7 @@ class Endpoint:
 
     async def _answer(self, request: Request) -> Any:
         """The handler's answer to the body; or the recorded one, where this is the same request again."""
-        key = idempotency.given(request, refused=self._shown_once)
+        key = idempotency.given(request, refused=self.shown_once)
         if self._form is not None:
             form = await self._form.read(request, digested=key is not None)
             if key is not None and (recorded := await idempotency.claim(request, key, fingerprint(form))):
@@ -136,7 +137,7 @@ class Endpoint:
 
     def _read(self, request: Request, body: bytes) -> Any:
         assert self._decode is not None
-        if not body and self._default is not inspect.Parameter.empty:
+        if not body and not self.needs_body:
             return self._default
         try:
             return self._decode(body)

@@ -134,20 +134,20 @@ def gatekeeper(token: str) -> Gate:
 
 
 async def list_workspaces(request: Request, query: Paging) -> Page[WorkspaceCard]:
-    """By name."""
+    """The tenants, by name."""
     found = await _accounts(request).workspaces(query.after or "", query.limit + 1)
     return _page(found, query, lambda card: card.name)
 
 
 async def create_workspace(request: Request, body: NewWorkspace) -> WorkspaceCard:
-    """On a plan. Raises 400, 409."""
+    """A new tenant on a plan. Raises 400, 409."""
     limit = _dollars("spend_limit_usd", body.spend_limit_usd)
     accounts = _accounts(request)
     return await accounts.create_workspace(body.name, body.plan, ceiling=body.ceiling, spend_limit=limit)
 
 
 async def show_workspace(request: Request) -> WorkspaceCard:
-    """Raises 404."""
+    """A tenant, by its name. Raises 404."""
     return await _accounts(request).workspace(_named(request, "name"))
 
 
@@ -160,7 +160,7 @@ async def set_workspace(request: Request, body: WorkspaceChange) -> WorkspaceCar
 
 
 async def grant_credits(request: Request, body: Grant) -> AccountCard:
-    """Adds to what there is. Raises 400, 404."""
+    """Adds to the credits of a workspace. Raises 400, 404."""
     with told("amount_usd"):
         amount = values.dollars(body.amount_usd)
     claim = request.bill.claim if request.bill is not None else None  # kill -9 may come before its answer is kept
@@ -168,18 +168,18 @@ async def grant_credits(request: Request, body: Grant) -> AccountCard:
 
 
 async def show_credits(request: Request) -> AccountCard:
-    """Raises 404."""
+    """What a workspace has left, and has spent this month. Raises 404."""
     return await _accounts(request).account(_named(request, "name"))
 
 
 async def list_keys(request: Request, query: KeyQuery) -> Page[KeyCard]:
-    """Oldest first."""
+    """The keys without their secrets, oldest first."""
     found = await _accounts(request).keys(query.workspace, query.after or "", query.limit + 1)
     return _page(found, query, lambda card: card.id)
 
 
 async def create_key(request: Request, body: KeyRequest) -> NewKey:
-    """The only time that the secret is shown. Raises 400, 403."""
+    """A new key: the only time that its secret is shown. Raises 400, 403, 404."""
     with told("expires"):
         expires_at = None if body.expires is None else values.expiry(body.expires)
     return await _accounts(request).create_key(
@@ -193,7 +193,7 @@ async def create_key(request: Request, body: KeyRequest) -> NewKey:
 
 
 async def show_key(request: Request) -> KeyCard:
-    """Raises 404."""
+    """A key without its secret. Raises 404."""
     return await _accounts(request).key(_named(request, "id"))
 
 
@@ -201,25 +201,25 @@ AS_USUAL = Rotation()
 
 
 async def rotate_key(request: Request, body: Rotation = AS_USUAL) -> NewKey:
-    """A successor, whose secret is shown once. Raises 400, 403, 404, 409."""
+    """A successor of a key, whose secret is shown once. Raises 400, 403, 404, 409."""
     with told("grace"):
         grace = values.span(body.grace)
     return await _accounts(request).rotate_key(_named(request, "id"), grace)
 
 
 async def revoke_key(request: Request) -> KeyCard:
-    """Ends it now. Raises 404."""
+    """Ends a key now. Raises 404."""
     return await _accounts(request).revoke_key(_named(request, "id"))
 
 
 async def list_plans(request: Request, query: Paging) -> Page[PlanCard]:
-    """By name."""
+    """The plans, by name."""
     found = [plan for plan in plans(request.gateway.config) if plan.name > (query.after or "")]
     return _page(found, query, lambda card: card.name)
 
 
 async def sum_usage(request: Request, query: SumQuery) -> Page[UsageCard]:
-    """Sums for each group, in the order of the groups."""
+    """What requests took and cost: sums for each group, in the order of the groups."""
     with told("by"):
         by = groups(query.by)
     kinds = GenericAlias(tuple, tuple(Time if name == "day" else Text for name in by))
@@ -230,7 +230,7 @@ async def sum_usage(request: Request, query: SumQuery) -> Page[UsageCard]:
 
 
 async def list_requests(request: Request, query: UsageQuery) -> Page[RequestCard]:
-    """Newest first."""
+    """The requests that ran, newest first."""
     before = _point(query, tuple[Time, Text])
     rows = await _accounts(request).requests(query.window(), before, query.limit + 1)
     page = _page(rows, query, lambda row: _cursor((row.at, row.id)))

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from config import Config, ConfigError, api_key, load
 from handlers.door.admission import judge
 from handlers.door.errors import ApiError
@@ -40,6 +42,8 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
             return 0
         if options.verb == "get":
             return asyncio.run(get(build(config), options.path, api_key(), sys.stdout))
+        if options.verb == "openapi":
+            return _openapi(build(config), config)
         handler: Callable[[argparse.Namespace, Config], int] = options.handler
         return handler(options, config)
     except (ApiError, ConfigError, StoreError, ValueError) as error:
@@ -73,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("get", "Answer a GET of PATH as the gateway would, with the key in CONCH_API_KEY.").add_argument(
         "path", metavar="PATH"
     )
+    verb("openapi", "Print the OpenAPI document of this configuration.")
     verb("migrate", "Bring the store's schema up to date.", _migrate)
     verb("version", "Print version, commit and build date.")
     verb("models", "List the configured models.", _models)
@@ -88,6 +93,13 @@ def _check(options: argparse.Namespace, config: Config) -> int:
     else:
         print(check.printed(models))
     return 0 if all(model.verified for model in models) else 1
+
+
+def _openapi(app: Lifetime, config: Config) -> int:
+    from handlers.ops.openapi.document import document
+
+    print(msgspec.json.format(msgspec.json.encode(document(app.gateway.routes, config)), indent=2).decode())
+    return 0
 
 
 def _migrate(options: argparse.Namespace, config: Config) -> int:

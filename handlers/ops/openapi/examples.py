@@ -1,0 +1,187 @@
+"""Examples, as the Structs themselves: one that does not fit its schema cannot be written."""
+
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import msgspec
+from msgspec.structs import replace
+
+from handlers.door.billing import InsufficientCredits
+from handlers.door.errors import (
+    ApiError,
+    DeploymentFailed,
+    Forbidden,
+    IdempotencyRefused,
+    InvalidRequest,
+    ModelNotFound,
+    RateLimited,
+    TimedOut,
+    Unauthenticated,
+)
+from handlers.door.multipart import Upload
+from handlers.door.schemas import audio, chat, completions, embeddings, images, models, rerank, responses
+from handlers.ops import admin, cards
+
+Named = dict[str, msgspec.Struct]
+
+WEATHER: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SEA = "What is Conch?"
+FILE = Upload("hello.wav")
+CREATED = 1_767_225_600
+USAGE = chat.Usage(12, 5, 17)
+KEY = ("key_4f6d8a", "acme", "website", "rp_live_3f9a", None, None, None, CREATED * 1_000_000, None, None, None, None)
+
+# A body's examples, and the task of the model that they name.
+REQUESTS: dict[type[msgspec.Struct], tuple[str | None, Named]] = {
+    chat.ChatRequest: (
+        "chat",
+        {
+            "whole": chat.ChatRequest([chat.UserMessage(SEA)]),
+            "streamed": chat.ChatRequest(
+                [chat.SystemMessage("Answer briefly."), chat.UserMessage(SEA)],
+                stream=True,
+                stream_options=chat.StreamOptions(include_usage=True),
+                max_completion_tokens=64,
+                temperature=0.2,
+            ),
+            "tools": chat.ChatRequest(
+                [chat.UserMessage("What is the weather in Paris?")],
+                tools=[chat.Tool(chat.Function("get_weather", "The weather in a city", WEATHER), "function")],
+            ),
+            "schema": chat.ChatRequest(
+                [chat.UserMessage("city: Paris")],
+                response_format=chat.JsonSchemaFormat(chat.JsonSchema("place", WEATHER)),
+            ),
+        },
+    ),
+    completions.CompletionRequest: (
+        "chat",
+        {"whole": completions.CompletionRequest("Count to 5", max_tokens=30)},
+    ),
+    responses.ResponseRequest: (
+        "chat",
+        {
+            "text": responses.ResponseRequest(SEA, store=False),
+            "items": responses.ResponseRequest(
+                [responses.Message("user", SEA)], instructions="Answer briefly.", stream=True, store=False
+            ),
+        },
+    ),
+    embeddings.EmbeddingRequest: (
+        "embedding",
+        {"texts": embeddings.EmbeddingRequest(["A conch is a shell.", SEA], encoding_format="float")},
+    ),
+    rerank.RerankRequest: (
+        "rerank",
+        {"best": rerank.RerankRequest(SEA, ["Rice is boiled.", "A conch is a shell."], top_n=1, return_documents=True)},
+    ),
+    images.ImageRequest: ("image", {"whole": images.ImageRequest("a red sailboat on the sea", size="256x256")}),
+    audio.SpeechRequest: ("speech", {"mp3": audio.SpeechRequest("Good morning.", voice="alloy")}),
+    audio.TranscriptionRequest: ("transcription", {"file": audio.TranscriptionRequest(FILE, response_format="json")}),
+    audio.TranslationRequest: ("transcription", {"file": audio.TranslationRequest(FILE, response_format="json")}),
+    admin.NewWorkspace: (None, {"on a plan": admin.NewWorkspace("acme", "pro", spend_limit_usd="100")}),
+    admin.WorkspaceChange: (None, {"plan": admin.WorkspaceChange(plan="team")}),
+    admin.Grant: (None, {"credits": admin.Grant("25", "invoice 42")}),
+    admin.KeyRequest: (None, {"for 90 days": admin.KeyRequest("acme", "website", expires="90d")}),
+    admin.Rotation: (None, {"a day": admin.Rotation("24h")}),
+}
+# What they are answered with; of a union the first. Of a stream, one event.
+ANSWERS: dict[type[msgspec.Struct], msgspec.Struct] = {
+    chat.ChatCompletion: chat.ChatCompletion(
+        "chatcmpl-7f0c", CREATED, "assistant", [chat.Choice(0, chat.AnswerMessage("A gateway."), "stop")], USAGE
+    ),
+    chat.ChatCompletionChunk: chat.ChatCompletionChunk(
+        "chatcmpl-7f0c", CREATED, "assistant", [chat.ChunkChoice(0, chat.ChunkDelta(content="A"))], None
+    ),
+    completions.Completion: completions.Completion(
+        "cmpl-7f0c", CREATED, "assistant", [completions.CompletionChoice("1, 2, 3", 0, None, "stop")], USAGE
+    ),
+    embeddings.EmbeddingList: embeddings.EmbeddingList(
+        [embeddings.Embedding(0, [0.25, -0.5, 0.75])], "minilm", embeddings.EmbeddingUsage(7, 7)
+    ),
+    rerank.Reranking: rerank.Reranking(
+        "reranker", [rerank.RerankResult(1, 0.98, 0.98)], 2, embeddings.EmbeddingUsage(19, 19)
+    ),
+    images.ImagesResponse: images.ImagesResponse(CREATED, [images.Picture(b64_json=b"\x89PNG")], "png", "256x256"),
+    audio.Transcription: audio.Transcription("Good morning.", audio.Duration(0.9)),
+    audio.Translation: audio.Translation("Good morning."),
+    audio.SpeechAudioDelta: audio.SpeechAudioDelta("SUQzBA=="),
+    audio.TranscriptTextDelta: audio.TranscriptTextDelta("Good"),
+    models.ModelCard: models.ModelCard("assistant", CREATED, "conch"),
+    models.ModelList: models.ModelList([models.ModelCard("assistant", CREATED, "conch")]),
+    models.Health: models.Health("ok"),
+    cards.KeyCard: cards.KeyCard(*KEY),
+    cards.NewKey: cards.NewKey(*KEY, "rp_live_" + "3f9a" * 16),
+    cards.WorkspaceCard: cards.WorkspaceCard("acme", "pro", None, "100.00", "25.00", CREATED * 1_000_000),
+    cards.AccountCard: cards.AccountCard("acme", "25.00", "0.00", "2026-01", "3.20", "100.00"),
+}
+ERRORS: tuple[ApiError, ...] = (
+    InvalidRequest("Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"),
+    InvalidRequest(
+        "The model 'assistant' does not support 'logit_bias'; leave it out.",
+        param="logit_bias",
+        code="unsupported_parameter",
+    ),
+    Unauthenticated("No API key was sent. Send a key as 'Authorization: Bearer rp_live_…'."),
+    InsufficientCredits(120_000_000, 250_000_000, "https://example.com/credits"),
+    Forbidden(
+        "This key is bound to the pipeline 'support'; use its path, or a key of the workspace.",
+        code="pipeline_scope_mismatch",
+    ),
+    ModelNotFound(
+        "The model 'llama' does not exist or is not available to this key; GET /v1/models lists what is available.",
+        param="model",
+    ),
+    InvalidRequest("The body did not arrive in time.", status=408, code="request_timeout"),
+    IdempotencyRefused(
+        "This Idempotency-Key was used with another body; send a new key with a new request.",
+        "idempotency_conflict",
+        headers=(),
+    ),
+    IdempotencyRefused(
+        "The first request with this Idempotency-Key is still running; try again in 1 s.",
+        "idempotency_in_progress",
+        headers=(),
+    ),
+    InvalidRequest("The body is too large; the limit is 16777216 bytes.", status=413, code="body_too_large"),
+    InvalidRequest(
+        "The body must be JSON: send 'Content-Type: application/json'.", status=415, code="unsupported_media_type"
+    ),
+    IdempotencyRefused(
+        "The answer to the first request with this Idempotency-Key was too large to be kept; it ran and was charged"
+        " once. Send a new key to run it again.",
+        "idempotency_replay_unavailable",
+        status=422,
+        headers=(),
+    ),
+    RateLimited("The rate limit of this key, 500 requests per minute, is reached; try again in 3 s."),
+    ApiError("Conch failed on this request; the operator's log has the details under its request id."),
+    DeploymentFailed("The model failed on this request."),
+    DeploymentFailed("The model is being loaded; try again in 30 s.", status=503, code="model_unavailable"),
+    TimedOut("The model did not answer in time."),
+)
+
+
+def requests(body: type[msgspec.Struct], models: dict[str, str]) -> dict[str, Any]:
+    """The examples of a body, with the id of a model that is there, by `models` of a task."""
+    task, named = REQUESTS.get(body, (None, {}))
+    model = models.get(task) if task is not None else None
+    return {
+        name: {"value": _plain(each if model is None else replace(each, model=model))} for name, each in named.items()
+    }
+
+
+def answer(kind: Any) -> dict[str, Any]:
+    """An example of an answer or an event, where there is one."""
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    found = [ANSWERS[each] for each in members if each in ANSWERS]
+    return {"example": _plain(found[0])} if found else {}
+
+
+def errors(status: int) -> dict[str, Any]:
+    """Those of one status, by their codes."""
+    return {str(error.code or error.type): {"value": error.body()} for error in ERRORS if error.status == status}
+
+
+def _plain(value: msgspec.Struct) -> Any:
+    return msgspec.to_builtins(value, enc_hook=lambda file: f"({file.filename})")
