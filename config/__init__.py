@@ -65,6 +65,8 @@ __all__ = [
     "admin_token",
     "api_key",
     "load",
+    "model",
+    "presets",
 ]
 
 HERE = Path(__file__).parent
@@ -126,6 +128,20 @@ def load(path: str | Path | None = None, env: str | None = None, variables: Mapp
     return config
 
 
+def model(entry: Mapping[str, Any], folder: Path) -> Model:
+    """One [[models]] entry as `load` would make of it in a file that lies in `folder`. Raises ConfigError."""
+    file = folder / "conch.toml"
+    try:
+        return msgspec.convert(_complete(dict(entry), file), Model, strict=False, dec_hook=sections.read)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"model {entry.get('id')!r}: {error}.") from error
+
+
+def presets() -> list[str]:
+    """The names that `preset` may have."""
+    return sorted(entry.stem for entry in PRESETS.glob("*.toml"))
+
+
 def api_key(variables: Mapping[str, str] | None = None) -> str | None:
     """CONCH_API_KEY, the key that `conch get` asks with."""
     return (os.environ if variables is None else variables).get("CONCH_API_KEY")
@@ -180,7 +196,7 @@ def _preset(model: dict[str, Any], file: Path) -> dict[str, Any]:
         return {}
     preset = PRESETS / f"{name}.toml"
     if not preset.is_file():
-        known = ", ".join(sorted(entry.stem for entry in PRESETS.glob("*.toml")))
+        known = ", ".join(presets())
         raise ConfigError(f"{file}: model {model.get('id')!r}: there is no preset {name!r}; there are: {known}.")
     return tomllib.loads(preset.read_text(encoding="utf-8"))
 

@@ -35,6 +35,10 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
     try:
         if options.verb == "version":
             return show(options, version.build())
+        if options.verb == "init":
+            from handlers.ops import init
+
+            return init.run(options)
         config = load(options.config, options.env)
         logging.getLogger("conch").setLevel(config.server.log_level.upper())
         if options.verb == "serve":
@@ -81,9 +85,21 @@ def _parser() -> argparse.ArgumentParser:
     verb("migrate", "Bring the store's schema up to date.", _migrate)
     verb("version", "Print version, commit and build date.")
     verb("models", "List the configured models.", _models)
+    _init(named)
     for add in GROUPS:
         add(named, common)
     return parser
+
+
+def _init(named: Any) -> None:
+    text = "Write a conch.toml for a Triton: its models, recognised by their tensors."
+    verb = named.add_parser("init", help=text, description=text)
+    verb.add_argument("url", metavar="URL", help="of its HTTP, such as http://127.0.0.1:8000")
+    verb.add_argument("--grpc", metavar="HOST:PORT", help="of its gRPC (default: port 8001, where that answers)")
+    verb.add_argument(
+        "--files", metavar="DIR", default=".", help="where tokenizers and chat templates lie (default: .)"
+    )
+    verb.add_argument("--output", metavar="FILE", default="conch.toml", help="default: conch.toml; must not exist yet")
 
 
 def _check(options: argparse.Namespace, config: Config) -> int:
