@@ -43,6 +43,9 @@ binary: setup-binary  ## dist/conch, one file that needs nothing installed, and 
 crash: setup-run  ## kill -9 the gateway 50 times under load, and reconcile its books
 	@$(VENV) scripts/crash.py $(ARGS)
 
+docs: setup-check  ## docs/configuration.md, from the settings' own types and comments
+	@$(VENV) scripts/settings.py
+
 lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and the *.in there
 	@$(VENV) -m pip install --quiet uv==$(UV)
 	@$(COMPILE) pyproject.toml -o requirements/run.txt
@@ -62,5 +65,5 @@ clean:  ## remove the virtual environments, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test test-sdk check bench bench-peers profile binary crash lock lock-peers clean
+.PHONY: help run serve triton test test-sdk check bench bench-peers profile binary crash lock lock-peers clean docs
 .DEFAULT_GOAL := help

@@ -47,17 +47,18 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Server(Section, frozen=True):
     """[server]: where Conch listens and what it takes from a connection."""
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    host: str = "127.0.0.1"  # the address to listen on; "0.0.0.0" for all
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080  # 0: any that is free; it is logged
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1  # processes; auto: one for each processor
-    max_body: Size = Size(16 << 20)
-    max_upload: Size = Size(256 << 20)
-    max_header: Size = Size(64 << 10)
-    header_timeout: Period = Period(10)
-    body_timeout: Period = Period(30)
-    write_timeout: Period = Period(60)
-    keep_alive: Duration = Duration(75)
-    drain: Duration = Duration(30)
+    max_body: Size = Size(16 << 20)  # a larger JSON body is a 413
+    max_upload: Size = Size(256 << 20)  # a larger form, such as a recording to transcribe, is a 413
+    max_header: Size = Size(64 << 10)  # larger headers are a 431
+    header_timeout: Period = Period(10)  # headers that take longer are a 408
+    body_timeout: Period = Period(30)  # a silence this long within a body is a 408
+    write_timeout: Period = Period(60)  # a client that reads nothing for so long has left
+    keep_alive: Duration = Duration(75)  # an idle connection is closed after this
+    drain: Duration = Duration(30)  # at SIGTERM: how long what is under way may take
+    # debug also logs what models say when they fail, which may repeat a prompt
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch
 
@@ -65,7 +66,7 @@ class Server(Section, frozen=True):
 class Store(Section, frozen=True):
     """[store]: the ledger. A relative SQLite path is taken from the working directory."""
 
-    url: str = "sqlite:var/conch.db"
+    url: str = "sqlite:var/conch.db"  # "sqlite:PATH", or "postgresql://user@host/name"
     max_files: Size = Size(256 << 20)  # of pictures that are kept an hour for their URLs
     when_down: Literal["closed", "open"] = "closed"  # open: keys seen within a minute pass, except where credits count
 
@@ -73,20 +74,20 @@ class Store(Section, frozen=True):
 class Responses(Section, frozen=True):
     """[responses]: how long a stored response can be asked for."""
 
-    retention: Period = Period(30 * 86400)
+    retention: Period = Period(30 * 86400)  # how long a stored response can be asked for
 
 
 class Idempotency(Section, frozen=True):
     """[idempotency]: how long an answer is kept for its Idempotency-Key, and how large it may be."""
 
-    retention: Period = Period(86400)
-    max_body: Size = Size(1 << 20)
+    retention: Period = Period(86400)  # how long an answer is kept for its key
+    max_body: Size = Size(1 << 20)  # a larger answer is not kept: asking again is a 422
 
 
 class Credits(Section, frozen=True):
     """[credits]: where who has too few gets more."""
 
-    topup_url: str | None = None
+    topup_url: str | None = None  # told to who has too few
 
 
 class Plan(Section, frozen=True):
@@ -96,12 +97,13 @@ class Plan(Section, frozen=True):
     own. What the file says of a plan that Conch has lies over that.
     """
 
-    default: PerMinute = 0
-    ceiling: PerMinute = 0
+    default: PerMinute = 0  # requests per minute of a key that asks for none
+    ceiling: PerMinute = 0  # the most requests per minute that a key may ask for
+    # requests at once, where that is less than a minute's
     burst: Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_MINUTE)] | None = None
-    keys: bool = True
-    concurrency: Positive | None = None
-    spend_limit: Dollars | None = None
+    keys: bool = True  # whether a workspace on it may have keys
+    concurrency: Positive | None = None  # requests of a workspace at once
+    spend_limit: Dollars | None = None  # dollars of a workspace per calendar month, unless it has its own
 
 
 PLANS: dict[str, Plan] = {
@@ -115,23 +117,25 @@ PLANS: dict[str, Plan] = {
 class Upstream(Section, frozen=True):
     """[upstreams.NAME]: the Triton servers that hold the same models."""
 
+    # "http://host:8000" of each server that holds the same models
     urls: Annotated[list[str], msgspec.Meta(min_length=1)]
     grpc: list[str] = []  # host:port of each of them, in the same order
-    connect_timeout: Period = Period(5)
-    check_every: Period = Period(5)
+    connect_timeout: Period = Period(5)  # for a new connection
+    check_every: Period = Period(5)  # how often each model is verified anew
 
 
 class Input(Section, frozen=True):
-    """A tensor of [models.in]: exactly one of from, const, json or template says what goes in."""
+    """[models.in]: a tensor; exactly one of from, const, json or template says what goes in."""
 
-    source: str | None = msgspec.field(name="from", default=None)
-    const: bool | int | float | str | None = None
-    default: bool | int | float | str | None = None
+    source: str | None = msgspec.field(name="from", default=None)  # the source that goes in
+    const: bool | int | float | str | None = None  # always this
+    default: bool | int | float | str | None = None  # goes in where a request has no such source
+    # values of the source, and what the model calls them; others are refused
     map: dict[str, str | int | float | bool] | None = None
-    scale: float | None = None
-    json: dict[str, "str | Input"] | None = None
-    template: str | None = None
-    param: bool = False
+    scale: float | None = None  # the source, times this
+    json: dict[str, "str | Input"] | None = None  # one JSON text with these keys, those absent left out
+    template: str | None = None  # a text with sources put in: "### {prompt}"
+    param: bool = False  # not a tensor: a parameter of the Triton request
 
     def __post_init__(self) -> None:
         ways = (self.source, self.const, self.json, self.template)
@@ -140,28 +144,29 @@ class Input(Section, frozen=True):
 
 
 class Output(Section, frozen=True):
-    """A meaning of [models.out]: the tensor that carries it and how to read that."""
+    """[models.out]: a meaning; the tensor that carries it and how to read that."""
 
-    tensor: str
-    mode: Literal["delta", "cumulative", "total"] | None = None
-    trim_stop: bool = False
-    unset: list[str] = []
-    layout: Literal["NHWC", "NCHW", "HWC", "CHW"] = "NHWC"
-    range: Literal[1, 255] = 255
-    encoding: Literal["raw", "png", "base64", "json"] = "raw"
+    tensor: str  # its name
+    mode: Literal["delta", "cumulative", "total"] | None = None  # of a stream: pieces, all so far, or (counts) the sum
+    trim_stop: bool = False  # whether the engine leaves stop sequences in
+    unset: list[str] = []  # what it says as long as it means nothing
+    layout: Literal["NHWC", "NCHW", "HWC", "CHW"] = "NHWC"  # of pixels
+    range: Literal[1, 255] = 255  # of pixels: 0 to this
+    encoding: Literal["raw", "png", "base64", "json"] = "raw"  # raw pixels or numbers, a file, or a text of them
     activation: Literal["sigmoid", "none"] = "sigmoid"  # of a score: none where it lies between 0 and 1 already
-    rate: Positive | None = None
-    overlap: Duration = Duration(0)
+    rate: Positive | None = None  # of sound, in Hz; needed there
+    overlap: Duration = Duration(0)  # of pieces of sound that fade into one another
 
 
 class Chat(Section, frozen=True):
     """[models.chat]: how a conversation becomes a prompt, and what a text may hold besides words."""
 
-    template: str | None = None
+    template: str | None = None  # tokenizer_config.json or chat_template.jinja, or their folder; needed
+    # how the model writes calls of functions
     tools: Literal["none", "hermes", "llama3_json", "mistral", "pythonic", "deepseek", "qwen3_coder", "harmony"] = (
         "none"
     )
-    reasoning: Literal["none", "think"] = "none"
+    reasoning: Literal["none", "think"] = "none"  # think: what stands between <think> and </think> is not the answer
 
 
 class Embedding(Section, frozen=True):
@@ -169,36 +174,36 @@ class Embedding(Section, frozen=True):
 
     tokenizer: str | None = None  # tokenizer.json, for models that take token ids
     max_tokens: Positive = 512  # longer inputs are refused, or cut where truncate says so
-    truncate: bool = False
-    pooling: Literal["none", "mean", "cls", "last"] = "none"
-    normalize: bool = False
-    prefix: str = ""
+    truncate: bool = False  # cut what is too long, and say nothing
+    pooling: Literal["none", "mean", "cls", "last"] = "none"  # how the vectors of tokens become one
+    normalize: bool = False  # to length 1
+    prefix: str = ""  # stands before each text
     matryoshka: bool = False  # the first n dimensions are a vector of their own
-    accepts_token_ids: bool = False
+    accepts_token_ids: bool = False  # whether clients may send ids of its tokenizer
 
 
 class Image(Section, frozen=True):
     """[models.image]: the sizes that the model draws, "512x512" or "256x256..1024x1024/8" (multiples of 8 within)."""
 
     sizes: list[str] = []  # empty: the model has one size of its own
-    max_n: Positive = 4
-    max_steps: Positive = 200
-    max_guidance: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    max_n: Positive = 4  # pictures of one request
+    max_steps: Positive = 200  # the most that a request may ask for
+    max_guidance: Annotated[float, msgspec.Meta(ge=0)] = 30.0  # the most that a request may ask for
 
 
 class Voice(Section, frozen=True):
     """[models.speech.voices.NAME]: the model's own name for a voice, or a recording to imitate."""
 
-    name: str | None = None
-    wav: str | None = None
-    text: str | None = None
+    name: str | None = None  # what the model calls it, where that is another name
+    wav: str | None = None  # a recording to imitate
+    text: str | None = None  # what the recording says
 
 
 class Speech(Section, frozen=True):
     """[models.speech]: the voices by the names that clients use."""
 
-    voices: dict[str, Voice] = {}
-    default_voice: str | None = None
+    voices: dict[str, Voice] = {}  # none: the model knows their names itself
+    default_voice: str | None = None  # for a request that names none
     rate: Positive = 24_000  # of voice.wav, in Hz: what the model wants a recording in
     longest: Period = Period(30)  # that a recording may be
 
@@ -206,12 +211,12 @@ class Speech(Section, frozen=True):
 class Transcription(Section, frozen=True):
     """[models.transcription]: how long sound is cut for the model."""
 
-    rate: Positive = 16_000
-    window: Period = Period(30)
-    overlap: Duration = Duration(2)
+    rate: Positive = 16_000  # in Hz: what the model hears
+    window: Period = Period(30)  # the most sound that the model takes at once
+    overlap: Duration = Duration(2)  # of two windows, so that no word is cut
     languages: list[str] = []  # empty: not limited
-    default_language: str | None = None
-    translates: bool = False
+    default_language: str | None = None  # for a request that names none: an ISO 639-1 code
+    translates: bool = False  # whether it also translates into English
 
 
 class Price(Section, frozen=True):
@@ -220,61 +225,64 @@ class Price(Section, frozen=True):
     `cached_input`: of the input tokens that the model had in its cache already; without it they cost as the others.
     """
 
-    input: Dollars = Dollars(0)
+    input: Dollars = Dollars(0)  # per million tokens
+    # per million of those tokens of the input that the model had in its cache; without it as the others
     cached_input: Dollars | None = None
-    output: Dollars = Dollars(0)
-    characters: Dollars = Dollars(0)
-    images: Dollars = Dollars(0)
-    seconds: Dollars = Dollars(0)
+    output: Dollars = Dollars(0)  # per million tokens
+    characters: Dollars = Dollars(0)  # per million, of speech
+    images: Dollars = Dollars(0)  # for each
+    seconds: Dollars = Dollars(0)  # for each, of sound
 
 
 class Model(Section, frozen=True):
     """[[models]]: an id of the API bound to a model of a Triton repository."""
 
-    id: Name
-    task: Task
-    upstream: Name
-    model: Name
-    version: str = ""
-    aliases: list[Name] = []
-    preset: str | None = None
-    transport: Literal["generate", "infer", "grpc"] = "generate"
-    timeout: Period = Period(300)
+    id: Name  # what clients call it
+    task: Task  # which endpoint serves it; a preset says it too
+    upstream: Name  # the name of an [upstreams] table
+    model: Name  # its name in the Triton repository
+    version: str = ""  # empty: Triton's choice
+    aliases: list[Name] = []  # other names for it
+    preset: str | None = None  # what lies under this entry: a table of config/presets
+    transport: Literal["generate", "infer", "grpc"] = "generate"  # Triton's endpoint, or gRPC
+    timeout: Period = Period(300)  # a request that takes longer is a 504
     context: Positive | None = None  # tokens of prompt and answer together
-    max_output: Positive | None = None
+    max_output: Positive | None = None  # the most tokens of an answer, and what it gets when none is asked for
     price: Price | None = None  # free without one
-    workspaces: list[Name] = msgspec.field(default_factory=lambda: ["*"])
-    owned_by: str = "conch"
-    chat: Chat = Chat()
-    embedding: Embedding = Embedding()
-    rerank: Embedding = Embedding()
-    image: Image = Image()
-    speech: Speech = Speech()
-    transcription: Transcription = Transcription()
+    workspaces: list[Name] = msgspec.field(default_factory=lambda: ["*"])  # which ones see it; "*": all
+    owned_by: str = "conch"  # shown in GET /v1/models
+    chat: Chat = Chat()  # of a chat model
+    embedding: Embedding = Embedding()  # of an embedding model
+    rerank: Embedding = Embedding()  # of a reranker: the keys of [models.embedding]
+    image: Image = Image()  # of an image model
+    speech: Speech = Speech()  # of a speech model
+    transcription: Transcription = Transcription()  # of a transcription model
+    # tensor = what goes in; false takes away what the preset says
     inputs: dict[str, str | Input | Literal[False]] = msgspec.field(name="in", default_factory=dict)
+    # meaning = the tensor that has it
     outputs: dict[str, str | Output] = msgspec.field(name="out", default_factory=dict)
 
 
 class Pipeline(Section, frozen=True):
     """[[pipelines]]: a fixed entry for pipeline-scoped keys and /v1/{pipelineId}/… paths."""
 
-    id: PipelineId
-    workspace: Name
-    models: dict[Task, Name]
+    id: PipelineId  # its place in paths; never a route's name
+    workspace: Name  # whose keys may use it
+    models: dict[Task, Name]  # task = the id of a model
 
 
 class Config(Section, frozen=True):
     """conch.toml, whole."""
 
-    server: Server = Server()
-    store: Store = Store()
-    responses: Responses = Responses()
-    idempotency: Idempotency = Idempotency()
-    credits: Credits = Credits()
-    plans: dict[str, Plan] = {}
-    upstreams: dict[str, Upstream] = {}
-    models: list[Model] = []
-    pipelines: list[Pipeline] = []
+    server: Server = Server()  # where Conch listens
+    store: Store = Store()  # the ledger
+    responses: Responses = Responses()  # stored responses
+    idempotency: Idempotency = Idempotency()  # kept answers
+    credits: Credits = Credits()  # topping up
+    plans: dict[str, Plan] = {}  # [plans.NAME]
+    upstreams: dict[str, Upstream] = {}  # [upstreams.NAME]
+    models: list[Model] = []  # [[models]]
+    pipelines: list[Pipeline] = []  # [[pipelines]]
 
 
 def read(kind: type, value: Any) -> Any:
