@@ -66,7 +66,8 @@ class Shop(NamedTuple):
             assert frames.pop() == "[DONE]"
             assert frames
             for frame in frames:
-                self.fits(content["schema"], json.loads(frame))
+                self.fits(content["schema"], {"data": frame})
+                self.fits(content["schema"]["properties"]["data"]["contentSchema"], json.loads(frame))
 
     def fits(self, schema: dict[str, Any], value: Any) -> None:
         """Whether a value is what a schema of the document says."""
@@ -155,6 +156,8 @@ def test_every_example_fits_its_schema(made: dict[str, Any]) -> None:
             values = [each["value"] for each in media.get("examples", {}).values()]
             for value in [*values, *([media["example"]] if "example" in media else [])]:
                 fits(made, media["schema"], value)
+                if "event" in media["schema"].get("properties", {}):
+                    fits(made, media["schema"]["properties"]["data"]["contentSchema"], json.loads(value["data"]))
                 count += 1
     for response in made["components"]["responses"].values():
         media = response["content"]["application/json"]

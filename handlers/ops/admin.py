@@ -43,6 +43,7 @@ _BEARER = re.compile(rb"(?i:bearer) +(.+)")
 PerMinute = Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_MINUTE)]
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$", max_length=200)]  # PostgreSQL takes no NUL
 Cursor = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$", max_length=2000)]
+Usd = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[0-9]{1,12}(\.[0-9]{1,9})?$"})]  # values.dollars
 Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
@@ -85,17 +86,17 @@ class NewWorkspace(Body):
     name: str
     plan: str
     ceiling: PerMinute | None = None
-    spend_limit_usd: str | None = None
+    spend_limit_usd: Usd | None = None
 
 
 class WorkspaceChange(Body):
     plan: str | UnsetType = UNSET
     ceiling: PerMinute | UnsetType | None = UNSET
-    spend_limit_usd: str | UnsetType | None = UNSET
+    spend_limit_usd: Usd | UnsetType | None = UNSET
 
 
 class Grant(Body):
-    amount_usd: str
+    amount_usd: Usd
     note: str = ""
 
 

@@ -141,7 +141,7 @@ class _Operation:
         for kind in _members(self._hints["return"]):
             if get_origin(kind) is Stream:
                 (event,) = get_args(kind)
-                content["text/event-stream"] = {"schema": self._schemas.of(event)} | examples.answer(event)
+                content["text/event-stream"] = {"schema": _events(self._schemas.of(event))} | examples.event(event)
                 continue
             plain, *media = get_args(kind) if get_origin(kind) is Annotated else (kind,)
             if plain in (Bytes, ByteStream):
@@ -200,6 +200,12 @@ def _read(text: str) -> tuple[str, set[int]]:
 
 def _members(hint: Any) -> Sequence[Any]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _events(schema: dict[str, Any]) -> dict[str, Any]:
+    """Server-sent events whose data are JSON of a schema; the last one's are [DONE]."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
 
 
 def _schema_of_bytes(media: str) -> dict[str, Any]:

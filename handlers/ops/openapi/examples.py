@@ -172,10 +172,20 @@ def requests(body: type[msgspec.Struct], models: dict[str, str]) -> dict[str, An
 
 
 def answer(kind: Any) -> dict[str, Any]:
-    """An example of an answer or an event, where there is one."""
+    """An example of an answer, where there is one."""
+    found = _shown(kind)
+    return {} if found is None else {"example": _plain(found)}
+
+
+def event(kind: Any) -> dict[str, Any]:
+    """An example of a server-sent event, where there is one."""
+    found = _shown(kind)
+    return {} if found is None else {"example": {"data": msgspec.json.encode(found).decode()}}
+
+
+def _shown(kind: Any) -> msgspec.Struct | None:
     members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    found = [ANSWERS[each] for each in members if each in ANSWERS]
-    return {"example": _plain(found[0])} if found else {}
+    return next((ANSWERS[each] for each in members if each in ANSWERS), None)
 
 
 def errors(status: int) -> dict[str, Any]:

@@ -116,9 +116,11 @@ def _mended(node: Any, names: dict[str, str]) -> Any:
         del kept["title"]
     if isinstance(kept.get("enum"), list) and all(isinstance(each, str) for each in kept["enum"]):
         kept["type"] = "string"
+    if kept.get("enum") in ([True], [False]):  # which generators of clients do not take
+        kept = {"type": "boolean", "const": kept["enum"][0]}
     choices = kept.get("anyOf")
     if isinstance(choices, list) and len(choices) == 2 and choices[1] == NULL:
-        return _or_null(kept, choices[0]) if choices[0].keys() & {"type", "anyOf"} else kept
+        return kept if choices[0].keys() & {"$ref", "const"} else _or_null(kept, choices[0])
     return kept
 
 

@@ -18,13 +18,13 @@ that pipeline only, and may leave `model` out. `/v1/{pipeline}/…` are the same
 
 **Limits.** Each key has a token bucket; `X-RateLimit-…` says what is left, and a 429 when to come again.
 
-**Streams** are server-sent events: each `data:` is one of the schemas under `text/event-stream`, the last is \
+**Streams** are server-sent events: each `data:` is JSON of the schema under `text/event-stream`, the last is \
 `[DONE]`. An error after the beginning is one event `{"error": …}`, and no `[DONE]` follows.
 
 **Retries.** Any POST takes an `Idempotency-Key`: sent again, it gets the first answer again, and nothing is charged \
 twice.
 """
-STREAMED = "The answer, whole; or, with `stream`, as server-sent events, each `data:` of which is one of the schemas."
+STREAMED = "The answer, whole; or as server-sent events, whose data are JSON of the schema, but for the last, `[DONE]`."
 STATUSES = {
     400: "The body or a parameter is not what it should be, or asks for what this deployment cannot do.",
     401: "No key, or none that is good.",
