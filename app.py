@@ -1,46 +1,43 @@
 """Conch, an OpenAI gateway for Triton. This is the map: every route, the lifespan, and how the parts are joined."""
 
+import gc
+import sys
+
+if __name__ == "__main__" and sys.argv[1:2] == ["serve"]:
+    gc.disable()  # modules are no garbage: looking for some among them is a tenth of a start
+
 import asyncio
 import contextlib
-import gc
 import importlib
 import logging
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
-
-from starlette.applications import Starlette
-from starlette.routing import Route
+from typing import TYPE_CHECKING, Any
 
 from config import Config, ConfigError, admin_token
-from handlers import (
-    chat,
-    completions,
-    embeddings,
-    images,
-    models,
-    rerank,
-    responses,
-    speech,
-    transcriptions,
-)
 from handlers.door.admission import judge
-from handlers.door.files import Files
 from handlers.door.gateway import Gateway
+from handlers.door.later import Handler, Handlers, Later, load
 from handlers.door.lifetime import Lifetime
-from handlers.door.wire import Endpoint
-from handlers.ops import admin, health, openapi
 from store import open_store
-from upstream.fetch import Fetcher
 from upstream.pool import Pool
-from upstream.template import ChatTemplate
+from upstream.tasks import TASKS
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+
+    from handlers import chat, completions, embeddings, images, models, rerank, responses, speech, transcriptions
+    from handlers.ops import admin, health, openapi
+else:  # each is imported when a request first comes for one of its handlers
+    chat, completions, embeddings = Handlers("chat"), Handlers("completions"), Handlers("embeddings")
+    images, models, rerank = Handlers("images"), Handlers("models"), Handlers("rerank")
+    responses, speech, transcriptions = Handlers("responses"), Handlers("speech"), Handlers("transcriptions")
+    admin, health, openapi = Handlers("ops.admin"), Handlers("ops.health"), Handlers("ops.openapi")
 
 log = logging.getLogger("conch")
-
-Handler = Callable[..., Awaitable[Any]]
 
 # Under /v1 and /api/v1, and again under /v1/{pipeline}. What has a parameter comes last.
 API: list[tuple[str, str, Handler]] = [
@@ -86,6 +83,7 @@ ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOK
     ("GET", "/audit", admin.list_events),
     ("GET", "/models", admin.list_models),
 ]
+
 SIGNED: tuple[str, str, Handler] = ("GET", "/v1/images/files/{id}", images.show)  # no key: its URL is the right
 
 
@@ -95,60 +93,67 @@ def build(config: Config) -> Lifetime:
     store = open_store(config.store.url, judge(config.plans), clock=gateway.clock)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: object = None) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             await store.migrate()
             stack.push_async_callback(store.close)
             await store.teller.live()
             gateway.store = store
-            gateway.files = Files(store, config.store.max_files, gateway.clock)
             gateway.pool = Pool(config.upstreams, config.models)
             stack.push_async_callback(gateway.pool.close)
-            gateway.fetcher = Fetcher()
-            stack.push_async_callback(gateway.fetcher.close)
+            stack.push_async_callback(gateway.close)
             gateway.pool.watch()
             yield
 
-    routes = gateway.routes = _routes()
-    app = Starlette(routes=routes, lifespan=lifespan)
-    app.router.redirect_slashes = False
-    table = {
-        (method, route.path): route.endpoint
-        for route in routes
-        if "{" not in route.path
-        for method in route.methods or ()
-    }
-    return Lifetime(app, gateway, table)
+    hot, rest = _routes()
+    gateway.routes = rest
+
+    def app() -> "Starlette":
+        from starlette.applications import Starlette
+
+        made = Starlette(routes=rest(), lifespan=lifespan)
+        made.router.redirect_slashes = False
+        return made
+
+    return Lifetime(gateway, hot, app, lifespan)
 
 
-def _routes() -> list[Route]:
-    endpoints = {handler: Endpoint(handler) for _, _, handler in [*API, MODEL]}
+def _routes() -> tuple[dict[tuple[str, str], Later], Callable[[], list["Route"]]]:
+    """The hot endpoints by method and path, and how Starlette's routes are made, for whatever is not among them."""
+    endpoints = {handler: Later(handler) for _, _, handler in [*API, MODEL]}
     flat = [(method, base + path, endpoints[handler]) for base in BASES for method, path, handler in API]
-    piped = [(m, f"{base}/{{pipeline}}{path}", endpoints[handler]) for base in BASES for m, path, handler in API]
-    by_id = [(MODEL[0], base + MODEL[1], endpoints[MODEL[2]]) for base in BASES]
-    operator = [(method, path, Endpoint(handler, gate=None)) for method, path, handler in [*OPERATOR, SIGNED]]
-    return [
-        Route(path, endpoint, methods=[method], name=endpoint.name)
-        for method, path, endpoint in [*operator, *_admin(), *flat, *piped, *by_id]
-    ]
+    operator = [(method, path, Later(handler, gate=None)) for method, path, handler in [*OPERATOR, SIGNED]]
+    hot = {(method, path): endpoint for method, path, endpoint in [*operator, *flat] if "{" not in path}
+
+    def rest() -> list["Route"]:
+        from starlette.routing import Route
+
+        piped = [(m, f"{base}/{{pipeline}}{path}", endpoints[handler]) for base in BASES for m, path, handler in API]
+        by_id = [(MODEL[0], base + MODEL[1], endpoints[MODEL[2]]) for base in BASES]
+        every = [*operator, *_admin(), *flat, *piped, *by_id]
+        return [Route(path, endpoint, methods=[method]) for method, path, endpoint in every]
+
+    return hot, rest
 
 
-def _admin() -> list[tuple[str, str, Endpoint]]:
+def _admin() -> list[tuple[str, str, Later]]:
     """None, where there is no token that opens them."""
     token = admin_token()
     if token is None:
         return []
+    from handlers.ops import admin
+
     gate = admin.gatekeeper(token)
     return [
-        (method, f"/admin{path}", Endpoint(handler, gate=gate, headers=admin.HEADERS))
-        for method, path, handler in ADMIN
+        (method, f"/admin{path}", Later(handler, gate=gate, headers=admin.HEADERS)) for method, path, handler in ADMIN
     ]
 
 
 def serve(config: Config) -> None:
     """Run the gateway until SIGTERM or SIGINT; a second SIGINT does not wait for what is under way."""
     settings = config.server
-    asyncio.run(_migrate(config))
+    if settings.workers != 1:
+        asyncio.run(_migrate(config))  # once, and told in one sentence where the store cannot be used
     sockets = _listen(settings.host, settings.port)
     host, port = sockets[0].getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -168,17 +173,22 @@ def serve(config: Config) -> None:
 
 def _import_ahead(config: Config) -> None:
     """What every worker would import, before they are forked: once, and into memory that they share."""
-    for name in ("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "handlers.door.protocol"):
+    for name in ("uvicorn.lifespan.off", "uvicorn.loops.uvloop", "handlers.door.protocol"):
         importlib.import_module(name)
-    if any(model.task == "chat" for model in config.models):
-        ChatTemplate({"default": ""})  # jinja2
+    for _, _, handler in API:
+        load(handler)
+    for model in config.models:
+        TASKS[model.task]()
 
 
 def _work(config: Config, sockets: list[socket.socket], started: Callable[[], None]) -> None:
-    """Serve in this process."""
+    """Serve in this process. Raises StoreUnavailable where the store cannot be used."""
     import uvicorn
 
     from handlers.door.protocol import configured
+
+    application = build(config)
+    running = contextlib.AsyncExitStack()
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
@@ -190,6 +200,7 @@ def _work(config: Config, sockets: list[socket.socket], started: Callable[[], No
                 signal.SIGHUP, lambda: log.warning("SIGHUP is ignored: settings are read at the start only")
             )
             signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker is born with them blocked
+            await running.enter_async_context(application.lifespan())
             await super().startup(sockets)
             _spare_the_collector()
             started()
@@ -198,15 +209,17 @@ def _work(config: Config, sockets: list[socket.socket], started: Callable[[], No
             for each in sockets:
                 each.shutdown(socket.SHUT_RDWR)  # a worker's parent has them too, and they would take connections on
             await super().shutdown(sockets)
+            if not self.force_exit:
+                await running.aclose()
 
     settings = config.server
     Server(
         uvicorn.Config(
-            build(config),
+            application,
             loop="uvloop",
             http=configured(settings.max_header, settings.header_timeout),
             ws="none",
-            lifespan="on",
+            lifespan="off",  # uvicorn's would go through Starlette, and say no more than that it failed
             log_config=None,
             access_log=False,
             proxy_headers=False,
@@ -243,10 +256,10 @@ def _listen(host: str, port: int) -> list[socket.socket]:
 
 def _spare_the_collector() -> None:
     """What was made at start lives as long as the process: a full collection that walks it stops every request for
-    20 ms. Requests leave hardly any cycles behind, so it may also look less often."""
-    gc.collect()
+    20 ms, the first of all. Requests leave hardly any cycles behind, so it may also look less often."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
+    gc.enable()
 
 
 def main() -> None:

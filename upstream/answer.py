@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from upstream.connection import Stream
 from upstream.errors import Broken
-from upstream.grpc import GrpcStream
 from upstream.inference import Delta, Generation, Usage
 from upstream.replica import Replica
 from upstream.sse import Events
 from upstream.text import Reader, TextBinding
+
+if TYPE_CHECKING:
+    from upstream.grpc import GrpcStream
 
 
 class Answer(Protocol):
@@ -97,7 +99,7 @@ class One:
             raise Broken("the stream ended within an event")
         return self.reader.end()
 
-    async def _read_responses(self, responses: GrpcStream) -> list[Delta]:
+    async def _read_responses(self, responses: "GrpcStream") -> list[Delta]:
         deltas: list[Delta] = []
         while (arrays := await responses.read()) is not None:
             self.reader.take(self.reader.binding.event(arrays), deltas)

@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
 from upstream.answer import Answer, One, Several, open_answer
 from upstream.errors import ConnectFailed, Unavailable
-from upstream.grpc import GrpcStream
 from upstream.inference import Generation
 from upstream.replica import Binding, Replica, Server, Settings
 from upstream.tasks import TASKS
-from upstream.template import ChatTemplate
 from upstream.tensors import Array
+
+if TYPE_CHECKING:
+    from upstream.grpc import GrpcStream
+    from upstream.template import ChatTemplate
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Answer)
@@ -27,7 +29,7 @@ class Deployment:
         self.settings = settings
         self.checked = asyncio.Event()
         self.prepared: Any = None  # what the task reads once: a chat template, a tokenizer, voices
-        self._task = TASKS[settings.task]
+        self._task = TASKS[settings.task]()
         self._unprepared = "not checked yet"
         self.replicas = [Replica(settings, server, self._task.bind) for server in servers]
 
@@ -70,22 +72,23 @@ class Deployment:
         return sources
 
     @property
-    def template(self) -> ChatTemplate:
-        """A chat model's template."""
-        assert isinstance(self.prepared, ChatTemplate), "of a verified chat deployment"
-        return self.prepared
+    def template(self) -> "ChatTemplate":
+        """A verified chat model's template."""
+        return self.prepared  # type: ignore[no-any-return]
 
     async def check(self, timeout: float) -> None:
-        """Read what the task needs, if that is still to be done, and verify every replica now."""
+        """Verify every replica now and meanwhile, if that is still to be done, read what the task needs."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        await asyncio.gather(self._prepare(), *(replica.check(deadline) for replica in self.replicas))
+        self.checked.set()
+
+    async def _prepare(self) -> None:
         if self._unprepared:
             try:
                 self.prepared = await asyncio.to_thread(self._task.prepare, self.settings)
                 self._unprepared = ""
             except ValueError as error:
                 self._unprepared = str(error)
-        deadline = asyncio.get_running_loop().time() + timeout
-        await asyncio.gather(*(replica.check(deadline) for replica in self.replicas))
-        self.checked.set()
 
     async def open(self, generation: Generation) -> Answer:
         """Send `generation` to the replica with the least to do. The caller closes the Answer, whatever happens.
@@ -124,7 +127,9 @@ class Deployment:
         """One inference on tensors, at the replica with the least to do. Raises an UpstreamError."""
         return await self._counted(lambda replica, deadline: replica.infer(arrays, outputs, parameters, deadline))
 
-    def stream(self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]) -> GrpcStream:
+    def stream(
+        self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]
+    ) -> "GrpcStream":
         """One request, any number of responses on tensors. The caller closes it. Raises Unavailable."""
         replica = self._choose([])
         if replica is None:

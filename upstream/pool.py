@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from upstream.deployment import Deployment
-from upstream.grpc import GrpcClient
 from upstream.http import Client
 from upstream.replica import Server, Settings
 
@@ -93,6 +92,9 @@ class Pool:
 def _servers(upstream: UpstreamSettings) -> list[Server]:
     timeout = upstream.connect_timeout
     clients = [Client(url, connect_timeout=timeout) for url in upstream.urls]
-    addresses: list[str | None] = [*upstream.grpc] or [None] * len(clients)
-    grpcs = [GrpcClient(address, connect_timeout=timeout) if address else None for address in addresses]
+    if not upstream.grpc:
+        return [Server(http, None) for http in clients]
+    from upstream.grpc import GrpcClient
+
+    grpcs = [GrpcClient(address, connect_timeout=timeout) for address in upstream.grpc]
     return [Server(http, grpc) for http, grpc in zip(clients, grpcs, strict=True)]

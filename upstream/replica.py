@@ -1,7 +1,7 @@
 """A deployment's model on one Triton server: is it there, does the profile fit, and the calls that it takes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -10,9 +10,11 @@ from upstream import tensors
 from upstream.connection import Stream
 from upstream.contract import Contract, NotBound, Profile, read_contract
 from upstream.errors import Unavailable, UpstreamError, failure
-from upstream.grpc import GrpcClient, GrpcStream
 from upstream.http import Client
 from upstream.tensors import Array
+
+if TYPE_CHECKING:
+    from upstream.grpc import GrpcClient, GrpcStream
 
 JSON = {"Content-Type": "application/json"}
 BINARY = {"Content-Type": "application/octet-stream"}
@@ -53,7 +55,7 @@ class Server(NamedTuple):
     """One Triton: its HTTP address and, where it is configured, its gRPC address."""
 
     http: Client
-    grpc: GrpcClient | None
+    grpc: "GrpcClient | None"
 
 
 class Replica:
@@ -130,7 +132,7 @@ class Replica:
 
     def stream(
         self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any], deadline: float
-    ) -> GrpcStream:
+    ) -> "GrpcStream":
         """One request, any number of responses on tensors: always gRPC. The caller closes it."""
         if self._grpc is None:
             raise Unavailable("the upstream has no gRPC address")

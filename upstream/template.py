@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self
 
@@ -107,23 +107,29 @@ class _Compiled:
 
     def __init__(self, name: str, source: str) -> None:
         from jinja2 import TemplateSyntaxError
-        from jinja2.meta import find_undeclared_variables
 
+        self._source = source
         environment = _environment()
         try:
             tree = environment.parse(source)
-            self._template = environment.from_string(source)
+            iterates = _iterates_content(tree)
+            self._parts_only = iterates and not _tests_for_string(tree)
+            self._template = environment.from_string(tree)  # which changes the tree
         except TemplateSyntaxError as error:
             raise TemplateError(f"{name}, line {error.lineno}: {error.message}.") from error
         except Exception as error:  # jinja2 folds constants while it compiles: anything can be raised
             raise TemplateError(f"{name}: {error}.") from error
-        self.variables = find_undeclared_variables(tree) - {"messages", "tools"}
         self._globals = dict(self._template.globals)
         self._template.globals = {}  # jinja2 would walk their chain of maps at each render
-        iterates = _iterates_content(tree)
         self.content_format: ContentFormat = "openai" if iterates else "string"
-        self._parts_only = iterates and not _tests_for_string(tree)
         self._calls = max(SHAPES, key=self._grade)
+
+    @cached_property
+    def variables(self) -> set[str]:
+        """What it reads beside messages and tools. jinja2 compiles it once more for that: not before anybody asks."""
+        from jinja2.meta import find_undeclared_variables
+
+        return find_undeclared_variables(_environment().parse(self._source)) - {"messages", "tools"}
 
     def render(self, variables: dict[str, Any]) -> str:
         pieces: list[str] = []

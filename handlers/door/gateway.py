@@ -1,17 +1,21 @@
 """What `app.build` made for the handlers: the settings, the store's teller, the pool of deployments."""
 
-from collections.abc import Mapping, Sequence
-
-from starlette.routing import Route
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from config import Config, Model, Pipeline
 from handlers.door.billing import Tariff
-from handlers.door.files import Files
 from handlers.door.recent import Recent
 from store import Store
 from store.teller import Clock
-from upstream.fetch import Fetcher
 from upstream.pool import Pool
+
+if TYPE_CHECKING:
+    from starlette.routing import Route
+
+    from handlers.door.files import Files
+    from upstream.fetch import Fetcher
 
 VERSION = "0.1.0"
 
@@ -21,8 +25,6 @@ class Gateway:
 
     store: Store
     pool: Pool
-    fetcher: Fetcher
-    files: Files
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -32,8 +34,8 @@ class Gateway:
         self.models: Mapping[str, Model] = {model.id: model for model in config.models}
         self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
         self.recent = Recent() if config.store.when_down == "open" else None
-        self.routes: Sequence[Route] = ()
-        self.openapi: bytes | None = None  # the document of these routes, once it has been asked for
+        self.routes: Callable[[], Sequence[Route]] = tuple  # all of them, for who describes them
+        self.openapi: bytes | None = None  # that description, once it has been asked for
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}
 
     def enter(self) -> None:
@@ -45,3 +47,22 @@ class Gateway:
         """A request has ended."""
         self.running -= 1
         self.store.teller.alone = self.running == 1
+
+    @cached_property
+    def files(self) -> "Files":
+        """The files behind signed URLs; imported by who first keeps or asks for one."""
+        from handlers.door.files import Files
+
+        return Files(self.store, self.config.store.max_files, self.clock)
+
+    @cached_property
+    def fetcher(self) -> "Fetcher":
+        """As `files`."""
+        from upstream.fetch import Fetcher
+
+        return Fetcher()
+
+    async def close(self) -> None:
+        """End what handlers opened here."""
+        if "fetcher" in self.__dict__:
+            await self.fetcher.close()

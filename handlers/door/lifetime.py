@@ -4,17 +4,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from handlers.door.errors import ApiError, encode, retry_after, translate, unrouted
 from handlers.door.ids import request_id
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from handlers.door.billing import Bill
     from handlers.door.gateway import Gateway
     from handlers.door.protocol import Exchange, HeadProtocol
@@ -291,10 +292,22 @@ _STOPPING = ApiError(
 class Lifetime:
     """The ASGI application that the server calls: hot routes by a table, everything else through Starlette."""
 
-    def __init__(self, app: Starlette, gateway: "Gateway", table: Mapping[tuple[str, str], Any]) -> None:
-        self.app = app
+    def __init__(
+        self,
+        gateway: "Gateway",
+        table: Mapping[tuple[str, str], Any],
+        make_app: "Callable[[], Starlette]",
+        lifespan: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
         self.gateway = gateway
         self.table = table
+        self.lifespan = lifespan
+        self._make_app = make_app
+
+    @cached_property
+    def app(self) -> "Starlette":
+        """Imported and made for the first request that is not hot: a start waits for neither."""
+        return self._make_app()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -306,11 +319,13 @@ class Lifetime:
             await request.run(lambda: endpoint.serve(request))
         else:
             scope["conch"] = request
-            scope["app"] = self.app
             await request.run(lambda: self._route(scope, receive, send))
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Starlette's router without its middleware, which would answer errors itself."""
+        from starlette.exceptions import HTTPException
+
+        scope["app"] = self.app
         try:
             await self.app.router(scope, receive, send)
         except HTTPException as error:
@@ -318,5 +333,7 @@ class Lifetime:
 
     def _allowed(self, scope: Scope) -> set[str]:
         """The methods of all routes of this path; the router itself names those of the first one."""
+        from starlette.routing import Match, Route
+
         found = [route for route in self.app.router.routes if route.matches(scope)[0] is not Match.NONE]
         return {method for route in found if isinstance(route, Route) for method in route.methods or ()}

@@ -1,4 +1,4 @@
-"""HTTP to Structs and back: a signature is compiled once into an ASGI callable that decodes, calls, encodes."""
+"""HTTP to Structs and back: a signature is compiled once into an endpoint that decodes, calls, encodes."""
 
 import asyncio
 import hashlib
@@ -8,7 +8,6 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
 from handlers.door import idempotency
 from handlers.door.admission import admit
@@ -68,7 +67,7 @@ class ByteStream:
 
 
 class Endpoint:
-    """`async def handler(request[, body: Struct | query: Struct]) -> Struct | Stream[Struct]` as an ASGI application.
+    """`async def handler(request[, body: Struct | query: Struct]) -> Struct | Stream[Struct]`, for any request.
 
     The request passes its `gate` first. A body is read only by a handler that takes one, and may be left out where it
     has a default; so is a query. `headers` are those of an answer in JSON. A body's Struct may have `mend(fields)`,
@@ -81,7 +80,6 @@ class Endpoint:
         self.handler = handler
         self.gate = gate
         self.headers = headers or _JSON
-        self.name = f"{handler.__module__}.{handler.__qualname__}"
         hints = get_type_hints(handler)
         parameter = inspect.signature(handler).parameters.get("body")
         self.body: type[msgspec.Struct] | None = hints.get("body") if parameter is not None else None
@@ -93,12 +91,6 @@ class Endpoint:
         self._mend: Callable[[dict[str, Any]], None] | None = getattr(self.body, "mend", None)
         self._query: type[msgspec.Struct] | None = hints.get("query")
         self._form = _FormFields(self.body) if self.body is not None and issubclass(self.body, FormBody) else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Starlette's way in: the Lifetime has opened the request already."""
-        request: Request = scope["conch"]
-        request.path_params = scope["path_params"]
-        await self.serve(request)
 
     async def serve(self, request: Request) -> None:
         """Admit, decode, call, encode. Whatever is raised, the Lifetime answers."""

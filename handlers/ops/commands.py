@@ -6,16 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
-
-import msgspec
 
 from config import Config, ConfigError, api_key, load
 from handlers.door.admission import judge
 from handlers.door.errors import ApiError
 from handlers.door.lifetime import Lifetime
-from handlers.ops import backup, check, copying, verbs, version
-from handlers.ops.inside import get
 from handlers.ops.tables import show
 from store import open_store
 from store.records import StoreError
@@ -23,17 +20,19 @@ from store.records import StoreError
 Build = Callable[[Config], Lifetime]
 Serve = Callable[[Config], None]
 
-GROUPS: tuple[Callable[[Any, argparse.ArgumentParser], None], ...] = (verbs.add, backup.add, copying.add)
-"""Each puts verbs of its own into the parser."""
+GROUPS = ("verbs", "backup", "copying")
+"""Modules beside this one; `add` of each puts verbs of its own into the parser."""
 
 
 def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
     """Parse and obey; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser(() if arguments[:1] == ["serve"] else GROUPS).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         if options.verb == "version":
+            from handlers.ops import version
+
             return show(options, version.build())
         if options.verb == "init":
             from handlers.ops import init
@@ -45,6 +44,8 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
             serve(config)
             return 0
         if options.verb == "get":
+            from handlers.ops.inside import get
+
             return asyncio.run(get(build(config), options.path, api_key(), sys.stdout))
         if options.verb == "openapi":
             return _openapi(build(config), config)
@@ -63,7 +64,7 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(groups: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="conch", description="An OpenAI gateway for Triton Inference Server.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", metavar="FILE", help="conch.toml (default: CONCH_CONFIG, else config/conch.toml)")
@@ -86,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("version", "Print version, commit and build date.")
     verb("models", "List the configured models.", _models)
     _init(named)
-    for add in GROUPS:
-        add(named, common)
+    for group in groups:  # a server starts without them
+        import_module(f"handlers.ops.{group}").add(named, common)
     return parser
 
 
@@ -103,6 +104,8 @@ def _init(named: Any) -> None:
 
 
 def _check(options: argparse.Namespace, config: Config) -> int:
+    from handlers.ops import check
+
     models = asyncio.run(check.fits(config))
     if options.json:
         show(options, models)
@@ -112,9 +115,11 @@ def _check(options: argparse.Namespace, config: Config) -> int:
 
 
 def _openapi(app: Lifetime, config: Config) -> int:
+    import msgspec
+
     from handlers.ops.openapi.document import document
 
-    print(msgspec.json.format(msgspec.json.encode(document(app.gateway.routes, config)), indent=2).decode())
+    print(msgspec.json.format(msgspec.json.encode(document(app.gateway.routes(), config)), indent=2).decode())
     return 0
 
 

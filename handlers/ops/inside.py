@@ -52,7 +52,7 @@ async def get(app: Lifetime, path: str, key: str | None, out: TextIO) -> int:
         "headers": [(b"authorization", b"Bearer " + key.encode())] if key else [],
         "connection": printer,
     }
-    async with app.app.router.lifespan_context(app.app):
+    async with app.lifespan():
         await app(scope, _never, _never)
     out.write("\n")
     return 0 if printer.status < 400 else 1

@@ -31,7 +31,7 @@ async def show(request: Request) -> Annotated[Bytes, "application/json"]:
     if gateway.openapi is None:
         from handlers.ops.openapi.document import document
 
-        gateway.openapi = encode(document(gateway.routes, gateway.config))
+        gateway.openapi = encode(document(gateway.routes(), gateway.config))
     headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-cache"), VARY]
     return await _bytes(request, gateway.openapi, headers)
 

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from config import Config
 from handlers.door.admission import admit
 from handlers.door.gateway import VERSION
+from handlers.door.later import Later
 from handlers.door.schemas.body import FormBody
 from handlers.door.schemas.errors import Error
 from handlers.door.wire import Bytes, ByteStream, Endpoint, Stream
@@ -31,7 +32,7 @@ def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
     schemas = Schemas()
     error = schemas.of(Error)
     models: dict[str, str] = {model.task: model.id for model in reversed(config.models) if "*" in model.workspaces}
-    served = sorted((route for route in routes if isinstance(route.endpoint, Endpoint)), key=_rank)
+    served = sorted((route for route in routes if isinstance(route.endpoint, Later)), key=_rank)
     known = {route.path for route in served}
     paths: dict[str, Any] = {}
     tags: dict[str, str] = {}
@@ -187,8 +188,8 @@ def _rank(route: Route) -> int:
 
 
 def _endpoint(route: Route) -> Endpoint:
-    assert isinstance(route.endpoint, Endpoint)
-    return route.endpoint
+    assert isinstance(route.endpoint, Later)
+    return route.endpoint.made
 
 
 def _read(text: str) -> tuple[str, set[int]]:
