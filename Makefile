@@ -36,6 +36,9 @@ bench-peers: setup-peers  ## the same beside LiteLLM, Portkey and TensorZero, in
 profile: setup-profile  ## where the time goes: make profile SCENARIO=unary-16; a flamegraph too
 	@$(VENV) -m bench.profiling $(or $(SCENARIO),unary-16) $(ARGS)
 
+bench-cold: setup-run  ## from exec to the first answer, for app.py and the binary, beside python -c pass
+	@$(VENV) -m bench.cold $(ARGS)
+
 binary: setup-binary  ## dist/conch, one file that needs nothing installed, and its checksum; then its own tests
 	@$(VENV) scripts/binary.py
 	@$(VENV) -m pytest -m binary $(ARGS)
@@ -65,5 +68,5 @@ clean:  ## remove the virtual environments, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test test-sdk check bench bench-peers profile binary crash lock lock-peers clean docs
+.PHONY: help run serve triton test test-sdk check bench bench-peers profile binary crash lock lock-peers clean docs bench-cold
 .DEFAULT_GOAL := help
