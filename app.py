@@ -3,7 +3,7 @@
 import gc
 import sys
 
-if __name__ == "__main__" and sys.argv[1:2] == ["serve"]:
+if sys.argv[1:2] == ["serve"]:
     gc.disable()  # modules are no garbage: looking for some among them is a tenth of a start
 
 import asyncio

@@ -114,13 +114,14 @@ def _first(program: Program, request: bytes, expected: bytes) -> tuple[float, fl
             try:
                 answer = _exchange(process, program.port, request, expected, began + PATIENCE)
                 seconds = time.perf_counter() - began
+                if expected not in answer:
+                    log.seek(0)
+                    said = log.read()[-1000:].decode(errors="replace")
+                    raise BenchError(f"{program.name}: {answer[:300]!r} {said}")
                 time.sleep(SETTLED)
                 memory = _memory(process.pid)
             finally:
                 process.terminate()
-        if expected not in answer:
-            log.seek(0)
-            raise BenchError(f"{program.name}: {answer[:300]!r} {log.read()[-1000:].decode(errors='replace')}")
         return seconds, memory
 
 

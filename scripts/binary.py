@@ -1,6 +1,7 @@
 """`make binary`: dist/conch, one file that needs nothing but glibc, and its checksum beside it.
 
-scripts/bundle.py makes the tree; it is packed with zstd into scripts/launcher.c, which unpacks it once and starts it.
+scripts/bundle.py makes the tree; it is packed with zstd, in two layers, into scripts/launcher.c, which unpacks it once
+and starts it.
 """
 
 import hashlib
@@ -65,9 +66,12 @@ def make(folder: Path, build: dict[str, str]) -> None:
     python, tree = bundle.interpreter(), folder / "tree"
     print(f"Conch {VERSION} on Python {python.version} ({python.program})", flush=True)
     script = bundle.make(tree, python, build)
-    pack(tree, folder / "payload")
-    subprocess.run(["zstd", "--quiet", *LEVEL, "payload", "-o", "payload.zst"], check=True, cwd=folder)
-    digest = hashlib.sha256((folder / "payload.zst").read_bytes()).hexdigest()
+    digests = b""
+    for layer in ("first", "second"):
+        pack(tree / layer, folder / f"{layer}.tree")
+        subprocess.run(["zstd", "--quiet", *LEVEL, f"{layer}.tree", "-o", f"{layer}.zst"], check=True, cwd=folder)
+        digests += hashlib.sha256((folder / f"{layer}.zst").read_bytes()).digest()
+    digest = hashlib.sha256(digests).hexdigest()
     names = [f'-DNAME="{VERSION}-{digest[:12]}"', f'-DSCRIPT="{script}"']
     subprocess.run([*COMPILE, *names, ROOT / "scripts" / "launcher.c", "-lzstd"], check=True, cwd=folder)
     TARGET.parent.mkdir(exist_ok=True)
@@ -76,7 +80,7 @@ def make(folder: Path, build: dict[str, str]) -> None:
 
 
 def pack(tree: Path, payload: Path) -> None:
-    """One file of the whole tree, as launcher.c reads it; an entry without a path is the end."""
+    """One file of a whole layer, as launcher.c reads it; an entry without a path is the end."""
     with payload.open("wb") as out:
         for path, mode, data in bundle.entries(tree):
             name = path.encode()

@@ -1,7 +1,8 @@
 """The tree that dist/conch carries: an interpreter, its standard library, the locked packages and Conch, as bytecode.
 
-All that is imported lies in one folder, so that a start searches one; shared libraries that a bare system may lack lie
-in lib/. What only builds, tests or describes is left out.
+It has two layers, each a folder: `first`, with all that serves a chat, and `second`, with packages that are large and
+imported late. All of a layer that is imported lies in one folder, so that a start searches one; shared libraries that a
+bare system may lack lie in lib/. What only builds, tests or describes is left out.
 """
 
 import json
@@ -37,6 +38,11 @@ PACKAGES_OUT = re.compile(
     r"|(.*/)?(tests?|include|__pycache__)/|.*\.(pyi|pxd|pyx|c|h|hpp|a|f90|rst)$|(.*/)?py\.typed$"
     r"|[^/]*\.dist-info/(?!licenses/|LICEN[CS]E|COPYING|NOTICE)"
 )
+# The second layer, by package (scripts/start.py): no start imports them, nor a chat over HTTP.
+SECOND = re.compile(
+    r"(aiohappyeyeballs|aiohttp|aiosignal|asyncpg|attrs?|frozenlist|google|grpc|multidict|numpy|numpy\.libs|PIL|pillow\.libs"
+    r"|propcache|tokenizers|tritonclient|yarl)"
+)
 # glibc is the one thing that a system must have.
 GLIBC = re.compile(r"(ld-linux.*|linux-vdso|lib(c|m|mvec|dl|rt|pthread|util|resolv|anl))\.so.*")
 
@@ -70,11 +76,11 @@ def interpreter() -> Interpreter:
     raise BundleError("the binary carries Python 3.11 or newer, and there is none: apt-get install python3")
 
 
-def make(tree: Path, python: Interpreter, build: dict[str, str]) -> Path:
-    """Fill `tree`, a new folder, and return the path of app.pyc within. `build` is what `conch version` tells.
-
-    Raises BundleError.
+def make(root: Path, python: Interpreter, build: dict[str, str]) -> Path:
+    """Fill `root`, a new folder, with the layers; returns the path of start.pyc in the first. `build` is what
+    `conch version` tells. Raises BundleError.
     """
+    tree, second = root / "first", root / "second"
     imports = tree / "lib" / f"python{python.version}"
     (tree / "bin").mkdir(parents=True)
     shutil.copy(python.program, tree / "bin" / "conch")
@@ -87,12 +93,17 @@ def make(tree: Path, python: Interpreter, build: dict[str, str]) -> Path:
     for name in [*OURS, *DEFAULTS]:
         _copy(ROOT / name, imports / name, re.compile(r"(.*/)?__pycache__/"))
     (imports / "config" / "build.json").write_text(json.dumps(build))
+    shutil.copy(ROOT / "scripts" / "start.py", imports)
     _drop_unneeded(imports)
     _add_libraries(tree)
     strippable = [path for path in programs(tree) if not _in_wheel(path)]
     subprocess.run(["strip", "--strip-unneeded", *strippable], check=True)
     _compile(imports, python)
-    return (imports / "app.pyc").relative_to(tree)
+    second.mkdir()
+    for package in [path for path in sorted(imports.iterdir()) if SECOND.fullmatch(path.name)]:
+        package.rename(second / package.name)
+    (imports / "second.txt").write_text("\n".join(sorted(path.name for path in second.iterdir())))
+    return (imports / "start.pyc").relative_to(tree)
 
 
 def _copy(source: Path, target: Path, out: re.Pattern[str]) -> None:

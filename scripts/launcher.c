@@ -1,23 +1,37 @@
 /* dist/conch: unpacks the tree that it carries into the user's cache, once, and becomes the Python in it. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <zstd.h>
 
-/* The build defines NAME, the tree's folder: the version and what the payload hashes to. */
+/* The build defines NAME, the tree's folder: the version and what the payload hashes to. The first layer is what a
+   start needs, the second what is imported later, if at all. */
 __asm__(".section .rodata\n.balign 16\n"
-        "payload: .incbin \"payload.zst\"\n"
-        "payload_end: .byte 0\n"
+        "first: .incbin \"first.zst\"\n"
+        "second: .incbin \"second.zst\"\n"
+        "second_end: .byte 0\n"
         ".previous\n");
-extern const char payload[], payload_end[];
+extern const char first[], second[], second_end[];
+
+enum { UNUSED_DAYS = 30 }; /* an old version is removed then */
+
+/* Named by place(). `second_home` is renamed there when all is on the disk: where it is, nothing is missing. */
+static char folder[3072], home[3584], building[3584], lock[3584];
+static char program[3600], second_home[3600], second_building[3600];
 
 struct entry {                 /* before each path and each file's bytes; scripts/binary.py packs it as <IIQ */
     uint32_t mode, path;       /* st_mode, and the length of the path */
@@ -78,11 +92,11 @@ static int write_file(struct source *from, int folder, const char *path, const s
     return close(file);
 }
 
-/* Writes the whole tree below the open folder; -1 and errno where that cannot be. */
-static int unpack(int folder)
+/* Writes a layer below the open folder; -1 and errno where that cannot be. */
+static int unpack(int folder, const char *payload, const char *end)
 {
     static char buffer[1 << 20], path[4096];
-    struct source from = {ZSTD_createDStream(), {payload, payload_end - payload, 0}};
+    struct source from = {ZSTD_createDStream(), {payload, end - payload, 0}};
     struct entry entry;
     int status = -1;
     if (!from.stream)
@@ -124,52 +138,148 @@ static int own(const char *path)
     return 0;
 }
 
-/* Makes `home` whole, once: who comes meanwhile waits at the lock; what a killed start left is thrown away. */
-static int fill(const char *home, const char *building, const char *lock)
+/* Makes a folder `building` of a layer, and renames it; with `sync`, once the disk has it. */
+static int build(const char *building, const char *target, const char *payload, const char *end, int sync)
 {
-    struct stat found;
-    int folder, status = -1, held = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (held < 0 || flock(held, LOCK_EX))
-        return failed(lock, strerror(errno));
-    if (!lstat(home, &found)) /* somebody else was faster */
-        return close(held);
+    int into = -1;
+    nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS); /* of a start that was killed */
+    if (!mkdir(building, 0700) && (into = open(building, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) >= 0 &&
+        !unpack(into, payload, end) && (!sync || !syncfs(into)) && !rename(building, target))
+        return close(into);
+    failed(building, errno == EBADMSG ? "this program's file is damaged" : strerror(errno));
     nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-    if (mkdir(building, 0700) || (folder = open(building, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0) {
-        failed(building, strerror(errno));
-    } else {
-        if (unpack(folder) || rename(building, home)) {
-            failed(building, errno == EBADMSG ? "this program's file is damaged" : strerror(errno));
+    if (into >= 0)
+        close(into);
+    return -1;
+}
+
+/* Removes the versions that nobody has started for UNUSED_DAYS and nobody runs. */
+static void remove_unused(void)
+{
+    DIR *versions = opendir(folder);
+    struct dirent *entry;
+    struct stat found;
+    char path[4096];
+    while (versions && (entry = readdir(versions))) {
+        if (entry->d_name[0] == '.' || !strcmp(entry->d_name, NAME))
+            continue;
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        int version = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        if (version >= 0 && !fstat(version, &found) && found.st_mtime < time(NULL) - UNUSED_DAYS * 86400L &&
+            !flock(version, LOCK_EX | LOCK_NB))
+            nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        if (version >= 0)
+            close(version);
+    }
+    if (versions)
+        closedir(versions);
+}
+
+/* The second layer, by whoever holds the lock. */
+static int finish(void)
+{
+    if (!access(second_home, F_OK))
+        return 0;
+    if (build(second_building, second_home, second, second_end, 1))
+        return -1;
+    remove_unused();
+    return 0;
+}
+
+/* Leaves a process behind that unpacks the second layer, and has the lock until then. */
+static void finish_behind(void)
+{
+    pid_t child = fork();
+    if (!child) {
+        if (!fork()) { /* an orphan: nobody has to wait for it */
+            setsid();
+            close_range(0, 2, 0); /* who reads our output shall see its end */
+            setpriority(PRIO_PROCESS, 0, 19);
+            _exit(!!finish());
+        }
+        _exit(0);
+    }
+    if (child > 0)
+        waitpid(child, NULL, 0);
+}
+
+/* Whether both layers are there; both, since a home may have been deleted in part. */
+static int whole(void)
+{
+    return !access(program, F_OK) && !access(second_home, F_OK);
+}
+
+/* Makes `home` usable: who comes while another unpacks the first layer waits. A home without its second layer, where
+   nobody is at work on that, is what a kill or a power failure left: it is made anew. */
+static int fill(void)
+{
+    int held = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600), status = 0;
+    if (held < 0)
+        return failed(lock, strerror(errno));
+    while (!whole()) {
+        if (!flock(held, LOCK_EX | LOCK_NB)) {
+            if (whole())
+                break;
             nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-        } else
-            status = 0;
-        close(folder);
+            rename(home, building);
+            if (!(status = build(building, home, first, second, 0)))
+                finish_behind();
+            break;
+        }
+        if (errno != EWOULDBLOCK) {
+            status = failed(lock, strerror(errno));
+            break;
+        }
+        if (!access(home, F_OK))
+            break;
+        usleep(2000);
     }
     close(held);
     return status;
 }
 
-/* Becomes the Python under `cache`; returns where that cannot be, with the reason noted. */
-static void start(const char *cache, const char *name, mode_t mask, int count, char **words)
+/* Keeps `home` from being removed for as long as this process and the Python that it becomes live. */
+static void use(void)
 {
-    char folder[3072], home[3584], building[3584], lock[3584], program[3700], script[3700], libraries[3700];
-    char **command = calloc(count + 6, sizeof *command);
-    if (!command || snprintf(folder, sizeof folder, "%s%s", cache, name) >= (int)sizeof folder) {
-        failed(cache, "its name is too long");
-        return;
-    }
+    int used = open(home, O_RDONLY | O_DIRECTORY);
+    if (used >= 0 && !flock(used, LOCK_SH))
+        futimens(used, NULL);
+}
+
+/* Names the places below `cache`; -1 where that is too long. */
+static int place(const char *cache, const char *name)
+{
+    if (snprintf(folder, sizeof folder, "%s%s", cache, name) >= (int)sizeof folder)
+        return failed(cache, "its name is too long");
     snprintf(home, sizeof home, "%s/" NAME, folder);
     snprintf(building, sizeof building, "%s/." NAME ".part", folder);
     snprintf(lock, sizeof lock, "%s/." NAME ".lock", folder);
     snprintf(program, sizeof program, "%s/bin/conch", home);
+    snprintf(second_home, sizeof second_home, "%s/second", home);
+    snprintf(second_building, sizeof second_building, "%s/.second", home);
+    return 0;
+}
+
+/* Becomes the Python under `cache`; returns where that cannot be, with the reason noted. */
+static void start(const char *cache, const char *name, mode_t mask, int count, char **words)
+{
+    char script[3700], libraries[3700], launcher[PATH_MAX], option[PATH_MAX + 16];
+    char **command = calloc(count + 8, sizeof *command);
+    if (!command || place(cache, name) || own(folder) || (!whole() && fill()) || own(home))
+        return;
+    use();
     snprintf(script, sizeof script, "%s/" SCRIPT, home);
     snprintf(libraries, sizeof libraries, "%s/lib", home);
-    if (own(folder) || (access(home, F_OK) && fill(home, building, lock)) || own(home))
-        return;
+    if (!realpath((const char *)getauxval(AT_EXECFN), launcher)) /* not /proc/self/exe: a bare root has no /proc */
+        launcher[0] = 0;
+    snprintf(option, sizeof option, "launcher=%s", launcher);
     int at = 0;
     command[at++] = program;
     command[at++] = "-I"; /* no PYTHON variables, no user's packages */
     command[at++] = "-S";
     command[at++] = "-B";
+    command[at++] = "-X";
+    command[at++] = option;
     command[at++] = script;
     for (int word = 1; word < count; word++)
         command[at++] = words[word];
@@ -180,11 +290,25 @@ static void start(const char *cache, const char *name, mode_t mask, int count, c
     failed(program, strerror(errno));
 }
 
+/* What scripts/start.py runs where it needs the second layer: returns when that is there, whoever unpacks it. */
+static int finish_now(const char *folder)
+{
+    int held;
+    if (place(folder, "") || (held = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||
+        flock(held, LOCK_EX) || finish()) {
+        fprintf(stderr, "conch: its libraries cannot be unpacked: %s%s\n", strerror(errno), failures);
+        return 1;
+    }
+    return 0;
+}
+
 int main(int count, char **words)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     char path[3072], name[64];
     mode_t mask = umask(077);
+    if (count == 2 && !strcmp(words[0], "conch-unpack"))
+        return finish_now(words[1]);
     if (cache && *cache == '/')
         start(cache, "/conch", mask, count, words);
     if (home && *home == '/' && snprintf(path, sizeof path, "%s/.cache", home) < (int)sizeof path) {

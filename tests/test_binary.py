@@ -1,5 +1,6 @@
 """dist/conch as users run it: alone in a root that holds only glibc, by another user, in an empty environment."""
 
+import fcntl
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +29,17 @@ from tests.test_layout import FILES, HOMES
 NOBODY = 65534
 ASK: Any = [{"role": "user", "content": "What does the teller do?"}]
 
+CHAT_OVER_GRPC = """
+[[models]]
+id = "vllm-grpc"
+task = "chat"
+upstream = "local"
+model = "vllm"
+preset = "vllm"
+transport = "grpc"
+chat.template = "/srv/tests/plain.jinja"
+"""
+
 
 class Bare:
     """A root folder with glibc, dist/conch and a configuration; `run` and `serving` enter it as nobody."""
@@ -44,7 +57,7 @@ class Bare:
         self._copy(CACHE / "minilm/tokenizer.json", self.home / "minilm/tokenizer.json")
         places = {"store": "/srv/conch.db", "root": "/srv", "cache": "/srv"}
         text = CONFIG.format(triton=triton.url, grpc=triton.grpc_url, **places)
-        (self.home / "conch.toml").write_text(text)
+        (self.home / "conch.toml").write_text(text + CHAT_OVER_GRPC)
         (root / "dev").mkdir()
         (root / "dev/urandom").write_bytes(os.urandom(4096))  # gRPC will not start without; a device needs a real root
         self.tmp.mkdir()
@@ -65,6 +78,12 @@ class Bare:
         command = [*self.enter, "/srv/conch", *arguments]
         return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
+    def python(self, inside: Path, program: str) -> subprocess.CompletedProcess[str]:
+        """A program for the Python that was unpacked at `inside` the root."""
+        command = [*self.enter, f"{inside}/bin/conch", "-I", "-S", "-X", "launcher=/srv/conch", "-c", program]
+        environment = {"LD_LIBRARY_PATH": f"{inside}/lib"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
     def command(self, *arguments: str, **variables: str) -> Any:
         """What it prints with --json and our configuration."""
         done = self.run(*arguments, "--config", "/srv/conch.toml", "--json", **variables)
@@ -74,6 +93,14 @@ class Bare:
     def caches(self) -> list[Path]:
         """What was unpacked."""
         return sorted(path for path in self.tmp.glob("*/*") if path.is_dir())
+
+    def unpacked(self) -> Path:
+        """The one version in the cache, once nobody is at work on it any more."""
+        assert self.run("version").returncode == 0
+        [home] = self.caches()
+        with home.with_name(f".{home.name}.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return home
 
 
 @pytest.fixture(scope="module")
@@ -120,25 +147,69 @@ def test_it_tells_what_it_is(bare: Bare) -> None:
 
 @pytest.mark.binary
 def test_it_unpacks_once_for_its_user_alone(bare: Bare) -> None:
-    shutil.rmtree(bare.tmp / f"conch-{NOBODY}", ignore_errors=True)
+    shutil.rmtree(bare.unpacked().parent)
     with ThreadPoolExecutor() as threads:
         starts = list(threads.map(lambda _: bare.run("version"), range(4)))
     assert [start.returncode for start in starts] == [0] * 4, starts[0].stderr
     [home] = bare.caches()
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in (home, home.parent))
     before = home.stat().st_ino
-    assert bare.run("version").returncode == 0
+    assert bare.unpacked() == home
     assert home.stat().st_ino == before
+    assert (home / "second" / "numpy").exists()
 
 
 @pytest.mark.binary
 def test_a_start_that_was_killed_leaves_no_harm(bare: Bare) -> None:
-    assert bare.run("version").returncode == 0
-    [home] = bare.caches()
+    home = bare.unpacked()
     home.rename(home.with_name(f".{home.name}.part"))
     (home.with_name(f".{home.name}.part") / "bin" / "conch").write_text("cut sh")
     assert bare.run("version").returncode == 0
     assert bare.caches() == [home]
+
+
+@pytest.mark.binary
+def test_what_a_power_failure_may_have_spoilt_is_made_anew(bare: Bare) -> None:
+    home = bare.unpacked()
+    (home / "second").rename(home / ".second")
+    (home / "lib" / "libcrypto.so.3").write_bytes(b"")
+    assert bare.unpacked() == home
+    assert (home / "lib" / "libcrypto.so.3").stat().st_size > 1_000_000
+    assert (home / "second").exists()
+    assert not (home / ".second").exists()
+
+
+@pytest.mark.binary
+def test_an_import_waits_for_what_is_not_unpacked_yet(bare: Bare) -> None:
+    home = bare.unpacked()
+    shutil.rmtree(home / "second")
+    inside = Path("/") / home.relative_to(bare.root)
+    program = "import start, sys; sys.meta_path.append(start.Second()); import numpy; print(numpy.__file__)"
+    done = bare.python(inside, program)
+    assert (done.stdout.strip(), done.stderr) == (f"{inside}/second/numpy/__init__.pyc", "")
+
+
+@pytest.mark.binary
+def test_versions_that_nobody_uses_are_removed(bare: Bare) -> None:
+    home = bare.unpacked()
+    names = {"0.0.1-unused": 31, "0.0.2-running": 31, "0.0.3-recent": 29}
+    for name, days in names.items():
+        (home.with_name(name) / "bin").mkdir(parents=True)
+        for path in (home.with_name(name) / "bin", home.with_name(name)):
+            shutil.chown(path, home.stat().st_uid)
+        os.utime(home.with_name(name), times=(0, time.time() - days * 86_400))
+    shutil.rmtree(home)
+    running = os.open(home.with_name("0.0.2-running"), os.O_RDONLY)
+    fcntl.flock(running, fcntl.LOCK_SH)
+    try:
+        assert bare.run("version").returncode == 0
+        with home.with_name(f".{home.name}.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        assert {path.name for path in bare.caches()} == {home.name, "0.0.2-running", "0.0.3-recent"}
+    finally:
+        os.close(running)
+        for name in names:
+            shutil.rmtree(home.with_name(name), ignore_errors=True)
 
 
 @pytest.mark.binary
@@ -191,6 +262,13 @@ def test_it_serves(served: OpenAI) -> None:
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == (
         said.choices[0].message.content
     )
+    by_grpc = served.chat.completions.create(model="vllm-grpc", messages=ASK, temperature=0)
+    by_http = served.chat.completions.create(model="vllm", messages=ASK, temperature=0)
+    assert by_grpc.choices[0].message.content == by_http.choices[0].message.content
+    streamed = list(served.chat.completions.create(model="vllm-grpc", messages=ASK, temperature=0, stream=True))
+    assert "".join(piece.choices[0].delta.content or "" for piece in streamed if piece.choices) == (
+        by_grpc.choices[0].message.content
+    )
     over_http, over_grpc = (
         served.embeddings.create(model=model, input=["a", "b"], encoding_format="float").data
         for model in ("vllm-embed", "vllm-embed-grpc")
@@ -213,21 +291,17 @@ def test_what_it_left_out_is_refused_by_name(served: OpenAI) -> None:
 
 @pytest.mark.binary
 def test_every_library_in_it_loads(bare: Bare) -> None:
-    assert bare.run("version").returncode == 0
-    [home] = bare.caches()
-    inside = Path("/") / home.relative_to(bare.root)
+    inside = Path("/") / bare.unpacked().relative_to(bare.root)
     program = f"""
-import ctypes, pathlib, sys
+import ctypes, pathlib, start, sys
+sys.meta_path.append(start.Second())
 for path in sorted(pathlib.Path("{inside}").rglob("*.so*")):
     ctypes.CDLL(str(path))
 import aiohttp, asyncpg, aiosqlite, grpc.aio, jinja2, multipart, numpy.linalg, tokenizers, zoneinfo
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin, _webp
 from tritonclient.grpc import service_pb2
 """
-    command = [*bare.enter, f"{inside}/bin/conch", "-I", "-S", "-c", program]
-    done = subprocess.run(
-        command, env={"LD_LIBRARY_PATH": f"{inside}/lib"}, capture_output=True, text=True, check=False
-    )
+    done = bare.python(inside, program)
     assert (done.returncode, done.stderr) == (0, "")
 
 
