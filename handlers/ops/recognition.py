@@ -302,7 +302,7 @@ def _holds(live: Live, lines: list[Line], own: Own) -> bool:
         return True  # once there is a rate; `_speech` has tried one
     try:
         settings = _settings(trial, own)
-        TASKS[settings.task].bind(settings, live)
+        TASKS[settings.task]().bind(settings, live)
     except (NotBound, ConfigError):
         return False
     return True
