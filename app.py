@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from config import Config, ConfigError, admin_token
+from config import Config, ConfigError, admin_token, metrics_token
 from handlers.door.admission import judge
 from handlers.door.gateway import Gateway
 from handlers.door.later import Handler, Handlers, Later, load
 from handlers.door.lifetime import Lifetime
+from handlers.seeing.cells import Cells
 from store import open_store
 from upstream.pool import Pool
 from upstream.tasks import TASKS
@@ -87,8 +88,11 @@ ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOK
 SIGNED: tuple[str, str, Handler] = ("GET", "/v1/images/files/{id}", images.show)  # no key: its URL is the right
 
 
-def build(config: Config) -> Lifetime:
-    """The whole application for `config`. Raises ValueError for a store that cannot be used."""
+def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifetime:
+    """The whole application for `config`. Raises ValueError for a store that cannot be used.
+
+    `cells` are what this process, the worker of this number, counts in; None: it does not.
+    """
     gateway = Gateway(config)
     store = open_store(config.store.url, judge(config.plans), clock=gateway.clock)
 
@@ -99,13 +103,20 @@ def build(config: Config) -> Lifetime:
             stack.push_async_callback(store.close)
             await store.teller.live()
             gateway.store = store
+            if cells is not None:
+                from handlers.seeing.observer import Observer
+
+                gateway.observer = observer = Observer(config, cells, number)
+                stack.push_async_callback(observer.close)
+                store.teller.watch = observer.metrics.transacted if observer.metrics is not None else None
             gateway.pool = Pool(config.upstreams, config.models)
             stack.push_async_callback(gateway.pool.close)
             stack.push_async_callback(gateway.close)
             gateway.pool.watch()
             yield
 
-    hot, rest = _routes()
+    hot, rest = _routes(config)
+    gateway.cells = cells if config.metrics.enabled else None
     gateway.routes = rest
 
     def app() -> "Starlette":
@@ -118,11 +129,12 @@ def build(config: Config) -> Lifetime:
     return Lifetime(gateway, hot, app, lifespan)
 
 
-def _routes() -> tuple[dict[tuple[str, str], Later], Callable[[], list["Route"]]]:
+def _routes(config: Config) -> tuple[dict[tuple[str, str], Later], Callable[[], list["Route"]]]:
     """The hot endpoints by method and path, and how Starlette's routes are made, for whatever is not among them."""
-    endpoints = {handler: Later(handler) for _, _, handler in [*API, MODEL]}
+    endpoints = {handler: Later(handler, route=f"{method} /v1{path}") for method, path, handler in [*API, MODEL]}
     flat = [(method, base + path, endpoints[handler]) for base in BASES for method, path, handler in API]
-    operator = [(method, path, Later(handler, gate=None)) for method, path, handler in [*OPERATOR, SIGNED]]
+    open_to_all = [*OPERATOR, SIGNED]
+    operator = [(m, path, Later(handler, route=f"{m} {path}", gate=None)) for m, path, handler in open_to_all]
     hot = {(method, path): endpoint for method, path, endpoint in [*operator, *flat] if "{" not in path}
 
     def rest() -> list["Route"]:
@@ -130,7 +142,7 @@ def _routes() -> tuple[dict[tuple[str, str], Later], Callable[[], list["Route"]]
 
         piped = [(m, f"{base}/{{pipeline}}{path}", endpoints[handler]) for base in BASES for m, path, handler in API]
         by_id = [(MODEL[0], base + MODEL[1], endpoints[MODEL[2]]) for base in BASES]
-        every = [*operator, *_admin(), *flat, *piped, *by_id]
+        every = [*operator, *_admin(), *_metrics(config), *flat, *piped, *by_id]
         return [Route(path, endpoint, methods=[method]) for method, path, endpoint in every]
 
     return hot, rest
@@ -145,13 +157,28 @@ def _admin() -> list[tuple[str, str, Later]]:
 
     gate = admin.gatekeeper(token)
     return [
-        (method, f"/admin{path}", Later(handler, gate=gate, headers=admin.HEADERS)) for method, path, handler in ADMIN
+        (method, f"/admin{path}", Later(handler, route=f"{method} /admin{path}", gate=gate, headers=admin.HEADERS))
+        for method, path, handler in ADMIN
     ]
+
+
+def _metrics(config: Config) -> list[tuple[str, str, Later]]:
+    """None, where nothing is counted."""
+    if not config.metrics.enabled:
+        return []
+    from handlers.ops import metrics
+
+    gate = None if config.metrics.public else metrics.gate(metrics_token(), admin_token())
+    return [("GET", "/metrics", Later(metrics.show, route="GET /metrics", gate=gate))]
 
 
 def serve(config: Config) -> None:
     """Run the gateway until SIGTERM or SIGINT; a second SIGINT does not wait for what is under way."""
     settings = config.server
+    if config.tracing.endpoint is not None:
+        from handlers.seeing import tracing
+
+        tracing.check(config.tracing)
     if settings.workers != 1:
         asyncio.run(_migrate(config))  # once, and told in one sentence where the store cannot be used
     sockets = _listen(settings.host, settings.port)
@@ -162,13 +189,13 @@ def serve(config: Config) -> None:
         log.info("listening on %s", address)
 
     if settings.workers == 1:
-        _work(config, sockets, started)
+        _work(config, Cells(1, len(config.models)), 0, sockets, started)
     else:
         from handlers.ops import workers
 
         _import_ahead(config)
         count = workers.processors() if settings.workers == "auto" else settings.workers
-        workers.run(count, sockets, partial(_work, config), started)
+        workers.run(count, sockets, partial(_work, config, Cells(count, len(config.models))), started)
 
 
 def _import_ahead(config: Config) -> None:
@@ -181,13 +208,13 @@ def _import_ahead(config: Config) -> None:
         TASKS[model.task]()
 
 
-def _work(config: Config, sockets: list[socket.socket], started: Callable[[], None]) -> None:
-    """Serve in this process. Raises StoreUnavailable where the store cannot be used."""
+def _work(config: Config, cells: Cells, number: int, sockets: list[socket.socket], started: Callable[[], None]) -> None:
+    """Serve in this process, the worker of this number. Raises StoreUnavailable where the store cannot be used."""
     import uvicorn
 
     from handlers.door.protocol import configured
 
-    application = build(config)
+    application = build(config, cells, number)
     running = contextlib.AsyncExitStack()
 
     class Server(uvicorn.Server):

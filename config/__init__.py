@@ -21,6 +21,7 @@ from config.sections import (
     Idempotency,
     Image,
     Input,
+    Metrics,
     Model,
     Output,
     Pipeline,
@@ -31,6 +32,7 @@ from config.sections import (
     Speech,
     Store,
     Task,
+    Tracing,
     Transcription,
     Upstream,
     Voice,
@@ -49,6 +51,7 @@ __all__ = [
     "Idempotency",
     "Image",
     "Input",
+    "Metrics",
     "Model",
     "Output",
     "Pipeline",
@@ -59,6 +62,7 @@ __all__ = [
     "Speech",
     "Store",
     "Task",
+    "Tracing",
     "Transcription",
     "Upstream",
     "Voice",
@@ -150,6 +154,11 @@ def api_key(variables: Mapping[str, str] | None = None) -> str | None:
 def admin_token(variables: Mapping[str, str] | None = None) -> str | None:
     """CONCH_ADMIN_TOKEN, which opens /admin; None when it is not set, or empty."""
     return (os.environ if variables is None else variables).get("CONCH_ADMIN_TOKEN", "").strip() or None
+
+
+def metrics_token(variables: Mapping[str, str] | None = None) -> str | None:
+    """CONCH_METRICS_TOKEN, which opens /metrics and nothing else; None when it is not set, or empty."""
+    return (os.environ if variables is None else variables).get("CONCH_METRICS_TOKEN", "").strip() or None
 
 
 def _over(under: dict[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

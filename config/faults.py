@@ -32,6 +32,9 @@ def faults(config: "Config") -> Iterator[str]:
                 yield f"[upstreams.{name}] grpc: {address!r} is no address such as host:8001."
         if upstream.grpc and len(upstream.grpc) != len(upstream.urls):
             yield f"[upstreams.{name}] grpc: give one address for each of urls, in their order."
+    endpoint = config.tracing.endpoint
+    if endpoint is not None and not _is_address(endpoint, ("http", "https")):
+        yield f"[tracing] endpoint: {endpoint!r} is no address such as http://collector:4318."
     for name, plan in config.plans.items():
         if plan.default > plan.ceiling:
             yield f"plan {name!r}: default {plan.default} is over its ceiling {plan.ceiling}."

@@ -58,6 +58,7 @@ class Server(Section, frozen=True):
     write_timeout: Period = Period(60)  # a client that reads nothing for so long has left
     keep_alive: Duration = Duration(75)  # an idle connection is closed after this
     drain: Duration = Duration(30)  # at SIGTERM: how long what is under way may take
+    access_log: bool = False  # a line of JSON on stdout for each request
     # debug also logs what models say when they fail, which may repeat a prompt
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch
@@ -88,6 +89,22 @@ class Credits(Section, frozen=True):
     """[credits]: where who has too few gets more."""
 
     topup_url: str | None = None  # told to who has too few
+
+
+class Metrics(Section, frozen=True):
+    """[metrics]: what GET /metrics tells Prometheus, and whom."""
+
+    enabled: bool = True  # whether anything is counted
+    public: bool = False  # whoever reaches the port may scrape; else CONCH_METRICS_TOKEN or CONCH_ADMIN_TOKEN opens it
+
+
+class Tracing(Section, frozen=True):
+    """[tracing]: W3C traceparent to Triton, and spans to an OpenTelemetry collector."""
+
+    propagate: bool = True  # a request's traceparent reaches Triton
+    endpoint: Name | None = None  # "http://collector:4318", OTLP over HTTP
+    sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0  # of the requests that come without a traceparent
+    service: Name = "conch"  # the name by which the collector knows this gateway
 
 
 class Plan(Section, frozen=True):
@@ -279,6 +296,8 @@ class Config(Section, frozen=True):
     responses: Responses = Responses()  # stored responses
     idempotency: Idempotency = Idempotency()  # kept answers
     credits: Credits = Credits()  # topping up
+    metrics: Metrics = Metrics()  # GET /metrics
+    tracing: Tracing = Tracing()  # traces
     plans: dict[str, Plan] = {}  # [plans.NAME]
     upstreams: dict[str, Upstream] = {}  # [upstreams.NAME]
     models: list[Model] = []  # [[models]]

@@ -9,6 +9,7 @@ import msgspec
 
 log = logging.getLogger("conch")
 
+SECRETS = frozenset({"CONCH_ADMIN_TOKEN", "CONCH_METRICS_TOKEN", "CONCH_API_KEY"})  # read where they are used
 # Kubernetes gives every pod these for a Service named conch or conch-server.
 _INJECTED = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP|SCTP)(_.*)?)")
 
@@ -24,7 +25,8 @@ def settings_of(variables: Mapping[str, str], sections: Collection[str]) -> dict
             continue
         path = name.removeprefix("CONCH_").lower().split("__")
         if len(path) < 2:
-            _warn(name, path[0].partition("_"), sections)
+            if name not in SECRETS:
+                _warn(name, path[0].partition("_"), sections)
             continue
         value = _value(name, path[-1], text)
         branch = tree

@@ -28,6 +28,9 @@ Kind: TypeAlias = Callable[[Sequence[Any], int], Script[list[Any]]]
 """A kind of ask: the script that answers a tick's asks of that kind, in their order, at a time in µs."""
 Answers: TypeAlias = list[tuple["Ask", Any]]
 Outcome: TypeAlias = Answers | Exception
+Watch: TypeAlias = Callable[[float, int, str, int], None]
+"""Told of each transaction: its seconds, how many asks it had, its OUTCOMES' one, and how much is owed."""
+OUTCOMES = ("committed", "contended", "unavailable", "failed")
 
 AGAIN = 0.25
 """Seconds after which what is owed is tried again while the database is away."""
@@ -120,6 +123,8 @@ class Teller:
         self._now = 0  # of the last transaction
         self.away = False  # the database did not answer the last time
         self.alone = False  # whoever asks is the only one who can: nobody will come to share the transaction
+        self.watch: Watch | None = None
+        self._began = 0.0
         self._in_doubt = False  # what became of a take or a leaving
         self._places: Counter[str] = Counter()
         self._used: dict[str, int] = {}
@@ -212,6 +217,7 @@ class Teller:
             self._tick()
 
     def _tick(self) -> None:
+        self._began = time.perf_counter()
         self._driver.transact(self._compose, self._finish)
 
     def _compose(self) -> Script[Answers]:
@@ -241,6 +247,7 @@ class Teller:
 
     def _finish(self, outcome: Outcome) -> None:
         batch, self._batch = self._batch, []
+        seconds, asked = time.perf_counter() - self._began, len(batch)
         if isinstance(outcome, list):
             self.away = False
             self._answer(outcome)
@@ -249,6 +256,8 @@ class Teller:
         self._working = bool(self._singly or self._waiting)
         if self._working:
             asyncio.get_running_loop().call_soon(self._tick)
+        if self.watch is not None:
+            self.watch(seconds, asked, _outcome(outcome), len(self._owed))
 
     def _fail(self, batch: list[Ask], outcome: Exception) -> None:
         self.away = isinstance(outcome, StoreUnavailable) and not isinstance(outcome, Contended)
@@ -305,6 +314,14 @@ class Teller:
         if self._waiting and not self._working:
             self._working = True
             self._tick()
+
+
+def _outcome(outcome: Outcome) -> str:
+    if isinstance(outcome, list):
+        return "committed"
+    if isinstance(outcome, Contended):
+        return "contended"
+    return "unavailable" if isinstance(outcome, StoreUnavailable) else "failed"
 
 
 def _told(item: Any) -> str:

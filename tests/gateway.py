@@ -278,6 +278,7 @@ class Conch:
         self.log: list[str] = []
         self.status = 0  # with which it is to end
         self.url = ""
+        self.stdout: IO[bytes] | None = None
 
     @contextlib.contextmanager
     def running(self, **variables: str) -> Iterator["Conch"]:
@@ -286,6 +287,7 @@ class Conch:
             [sys.executable, "app.py", "serve", "--config", str(self.config)],
             cwd=ROOT,
             env={"PATH": "", "CONCH_STORE__URL": f"sqlite:{self.store}", **variables},
+            stdout=self.stdout,
             stderr=subprocess.PIPE,
             text=True,
         )

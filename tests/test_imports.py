@@ -11,18 +11,31 @@ from tests.test_layout import ROOMS
 
 OUTSIDE = {"httptools", "msgspec", "orjson", "uvicorn", "uvloop", "starlette"}
 """Packages. Of Starlette only its types, which are not even classes: the rest comes with the first request for it."""
-STANDARD = {"argparse", "asyncio", "ctypes", "encodings.idna", "hashlib", "hmac", "secrets", "sqlite3", "tomllib"}
+STANDARD = {
+    "argparse",
+    "asyncio",
+    "ctypes",
+    "encodings.idna",
+    "hashlib",
+    "hmac",
+    "mmap",
+    "secrets",
+    "sqlite3",
+    "tomllib",
+}
 """Of the standard library; whatever these and OUTSIDE import themselves is free."""
 OURS = """
-config config.faults config.variables
+config config.faults config.sections config.variables
 handlers handlers.ops handlers.ops.commands handlers.ops.tables
 handlers.door handlers.door.admission handlers.door.billing handlers.door.errors handlers.door.gateway
 handlers.door.ids handlers.door.later handlers.door.lifetime handlers.door.protocol handlers.door.recent
+handlers.seeing handlers.seeing.cells handlers.seeing.families handlers.seeing.metrics handlers.seeing.observer
+handlers.seeing.tracing
 store store.accounts store.buckets store.claims store.ledger store.processes store.records store.responses store.script
 store.sqlite store.teller
 upstream upstream.answer upstream.binding upstream.connection upstream.contract upstream.deployment upstream.errors
 upstream.http upstream.inference upstream.pool upstream.replica upstream.sse upstream.stops upstream.tasks
-upstream.template upstream.tensors upstream.text
+upstream.template upstream.tensors upstream.text upstream.trace
 """
 """Conch's own, for a chat model over HTTP on SQLite."""
 

@@ -24,6 +24,7 @@ from upstream.errors import (
     failure,
 )
 from upstream.tensors import Array
+from upstream.trace import TRACE
 
 if TYPE_CHECKING:
     from grpc import ChannelCredentials, aio  # type: ignore[import-untyped]
@@ -107,7 +108,9 @@ class GrpcClient:
         from grpc import aio
 
         try:
-            reply = await self._unary(_request(model, version, inputs, outputs, parameters), timeout=timeout)
+            reply = await self._unary(
+                _request(model, version, inputs, outputs, parameters), timeout=timeout, metadata=_metadata()
+            )
         except aio.AioRpcError as error:
             raise _meaning(f"{self.address} {model}", error, begun=False) from error
         except asyncio.CancelledError:
@@ -132,7 +135,9 @@ class GrpcClient:
         """
         timeout = self._begin(deadline)
         # Not with `triton_grpc_error`: its errors have a code, but end the call, and what was still unread is lost.
-        call = self._stream(_request(model, version, inputs, outputs, parameters), timeout=timeout)
+        call = self._stream(
+            _request(model, version, inputs, outputs, parameters), timeout=timeout, metadata=_metadata()
+        )
         return GrpcStream(call, f"{self.address} {model}")
 
     def _begin(self, deadline: float) -> float | None:
@@ -204,6 +209,11 @@ def _credentials() -> "ChannelCredentials":
 
     file = ssl.get_default_verify_paths().cafile
     return grpc.ssl_channel_credentials(Path(file).read_bytes() if file else None)
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    trace = TRACE.get()
+    return trace.metadata() if trace is not None else ()
 
 
 def _request(

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from upstream.connection import CLOCK_STEP, Connection, Pool, Stream
 from upstream.errors import Broken, ConnectFailed, DeadlinePassed
+from upstream.trace import TRACE
 
 if TYPE_CHECKING:
     import ssl
@@ -158,6 +159,8 @@ class Target:
         due = inf if deadline is None else deadline
         if due <= monotonic():  # the clock of loop.time(), without asking for the loop: that is a system call
             raise DeadlinePassed("connect", f"{self.name}: the deadline had passed")
+        if (trace := TRACE.get()) is not None:
+            extra += trace.lines()
         if body or not self._bodiless:
             head = b"%b%d\r\n%b\r\n" % (self._head, len(body), extra)
         else:

@@ -126,6 +126,7 @@ async def reach(request: Request, model: str | None, task: Task) -> Deployment:
     deployment = gateway.pool.by_name.get(name)
     if deployment is None or not may_see(request, deployment.id):
         raise unknown_model(name)
+    request.model = deployment.id
     settings = gateway.models[deployment.id]
     if settings.task != task:
         raise InvalidRequest(

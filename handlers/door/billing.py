@@ -48,7 +48,7 @@ class Tariff:
 class Bill:
     """What one request owes: credits that it holds, usage to be paid, an idempotency key to be answered for."""
 
-    __slots__ = ("_at", "_ended", "_request", "_tariff", "claim", "held", "model", "most")
+    __slots__ = ("_at", "_ended", "_request", "_tariff", "claim", "held", "model", "most", "usage")
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -59,6 +59,7 @@ class Bill:
         self.most = 0  # nano-dollars that are held
         self.held = False
         self.claim: bytes | None = None
+        self.usage: Usage | None = None  # what ran, once it is settled
         request.on_end(self.release)
 
     async def hold(self, model: str, most: Units, *, stoppable: bool) -> None:
@@ -150,7 +151,8 @@ class Bill:
         assert request.authority is not None, "the endpoint admits first"
         key = request.authority.key
         self._at = self._at or request.gateway.clock()  # once: it is a part of the row's identity
-        return Usage(self._at, key.workspace, key.id, self.model, units, cost, whole)
+        self.usage = Usage(self._at, key.workspace, key.id, self.model, units, cost, whole)
+        return self.usage
 
 
 _NOTHING = Units()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from handlers.door.files import Files
+    from handlers.door.lifetime import Observer
     from upstream.fetch import Fetcher
 
 VERSION = "0.1.0"
@@ -28,6 +29,7 @@ class Gateway:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.observer: Observer | None = None  # None where nobody wants to see anything
         self.clock = Clock()
         self.running = 0  # requests
         self.started = self.clock() // 1_000_000  # unix seconds
@@ -35,6 +37,7 @@ class Gateway:
         self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
         self.recent = Recent() if config.store.when_down == "open" else None
         self.routes: Callable[[], Sequence[Route]] = tuple  # all of them, for who describes them
+        self.cells: object = None  # what the processes count in
         self.openapi: bytes | None = None  # that description, once it has been asked for
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}
 

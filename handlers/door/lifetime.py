@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from handlers.door.billing import Bill
     from handlers.door.gateway import Gateway
     from handlers.door.protocol import Exchange, HeadProtocol
+    from handlers.door.wire import Endpoint
     from store.records import Authority, Take, Units
+    from upstream.trace import Trace
 
 log = logging.getLogger("conch")
 
@@ -32,6 +34,16 @@ KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_EVERY = 15.0
 JSON = (b"content-type", b"application/json")
 _JSON = [JSON]
+
+
+class Observer(Protocol):
+    """Who is told of each request."""
+
+    def began(self, request: "Request") -> None:
+        """Its head is here."""
+
+    def ended(self, request: "Request") -> None:
+        """Its answer is out, or nobody is there any more; what it took has been given back."""
 
 
 class Request:
@@ -51,23 +63,30 @@ class Request:
         "body_read",
         "bytes_only",
         "connection",
+        "endpoint",
         "error_frames",
         "exchange",
         "extra",
         "finishes",
+        "first_at",
         "gateway",
         "id",
         "kept",
         "left",
+        "model",
         "path_params",
         "place",
         "record",
+        "refusal",
         "renamed",
         "scope",
+        "sent",
         "started",
         "started_at",
+        "status",
         "take",
         "timed_out",
+        "trace",
         "unchecked",
         "upstream_seconds",
         "used",
@@ -100,6 +119,13 @@ class Request:
         self.timed_out = False  # the deadline ended it
         self.left = False  # the client has left, and that was the end
         self._head = b""  # of a stream, until its first piece leaves
+        self.endpoint: Endpoint | None = None
+        self.model: str | None = None  # the id of the deployment that it reaches
+        self.refusal: ApiError | None = None  # how it ended, where it did not end well
+        self.status = 0  # of the answer, once its head is out
+        self.first_at = 0.0  # when the first piece of a stream left, a perf_counter()
+        self.trace: Trace | None = None  # that it belongs to
+        self.sent = 0  # bytes of the answer's body
         self._receive = receive
         self._task: asyncio.Task[Any] | None = None
         self._releases: list[Release] = []
@@ -114,6 +140,12 @@ class Request:
             if key == name:
                 return value  # type: ignore[no-any-return]
         return None
+
+    @property
+    def client_id(self) -> bytes | None:
+        """The name that the client gave the request, if that is one: up to 512 printable characters."""
+        id = self.header(b"x-client-request-id")
+        return id if id is not None and len(id) <= 512 and id.isascii() and id.decode().isprintable() else None
 
     def on_end(self, release: Release) -> None:
         """Have `release` called when the request has ended, well or not, the last one first."""
@@ -141,17 +173,20 @@ class Request:
 
     async def respond(self, body: bytes, status: int = 200, headers: Headers = _JSON) -> None:
         """Send a whole answer; JSON, unless `headers` name another content type."""
-        self.started = True
+        self.started, self.status, self.sent = True, status, len(body)
         await self._emit(self.exchange.head(status, self._lines(headers), len(body)), body, last=True)
 
     def start_stream(self, headers: Headers) -> None:
         """The head of an answer whose body comes in pieces: it leaves with the first of them."""
-        self.started = True
+        self.started, self.status = True, 200
         self._head = self.exchange.head(200, self._lines(headers))
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send a piece of the body; for a stream of events, whole frames."""
-        self._last_write = time.perf_counter()
+        self._last_write = now = time.perf_counter()
+        self.sent += len(data)
+        if not self.first_at and data is not KEEP_ALIVE:
+            self.first_at = now
         if self.record is not None and len(self.record) <= self.gateway.config.idempotency.max_body:
             self.record += data
         head, self._head = self._head, b""
@@ -214,6 +249,9 @@ class Request:
         assert task is not None
         connection.running = self
         self.gateway.enter()
+        observer = self.gateway.observer
+        if observer is not None:
+            observer.began(self)
         refusal: ApiError | None = None
         try:
             await handle()
@@ -225,6 +263,7 @@ class Request:
             self.timed_out = refusal.status == 504
             if self.renamed is not None:
                 refusal = self.renamed(refusal)
+        self.refusal = refusal
         self._task = None  # nothing is cancelled from here on: a write to a client that leaves returns at once
         try:
             if self._releases:  # before an error is told: who then tries again finds all of it free
@@ -232,6 +271,8 @@ class Request:
             if refusal is not None and not self.left:
                 await self._answer(refusal)
         finally:
+            if observer is not None:
+                observer.ended(self)
             self.gateway.leave()
             connection.running = self.bill = None  # a bill knows its request: a cycle would wait for the collector
             if self._keep_alive is not None:
@@ -273,8 +314,8 @@ class Request:
                 take.reset,
                 take.authority.workspace.plan.encode(),
             )
-        client_id = self.header(b"x-client-request-id")
-        if client_id is not None and len(client_id) <= 512 and client_id.isascii() and client_id.decode().isprintable():
+        client_id = self.client_id
+        if client_id is not None:
             lines += b"x-client-request-id: %b\r\n" % client_id
         return lines
 

@@ -71,13 +71,20 @@ class Endpoint:
 
     The request passes its `gate` first. A body is read only by a handler that takes one, and may be left out where it
     has a default; so is a query. `headers` are those of an answer in JSON. A body's Struct may have `mend(fields)`,
-    which is called when a body does not fit: before it is read again.
+    which is called when a body does not fit: before it is read again. `route`, "POST /v1/rerank", is its name in what
+    is counted, whatever path it was reached by.
     """
 
     def __init__(
-        self, handler: Callable[..., Awaitable[Any]], *, gate: Gate | None = admit, headers: Headers | None = None
+        self,
+        handler: Callable[..., Awaitable[Any]],
+        route: str,
+        *,
+        gate: Gate | None = admit,
+        headers: Headers | None = None,
     ) -> None:
         self.handler = handler
+        self.route = route
         self.gate = gate
         self.headers = headers or _JSON
         hints = get_type_hints(handler)
@@ -94,6 +101,7 @@ class Endpoint:
 
     async def serve(self, request: Request) -> None:
         """Admit, decode, call, encode. Whatever is raised, the Lifetime answers."""
+        request.endpoint = self
         if self.gate is not None:
             await self.gate(request)
         if self._query is not None:

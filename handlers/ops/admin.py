@@ -37,7 +37,6 @@ from store.reports import Window
 T = TypeVar("T")
 
 HEADERS = [JSON, (b"cache-control", b"no-store")]
-CHALLENGE = ((b"www-authenticate", b'Bearer realm="admin"'),)
 _BEARER = re.compile(rb"(?i:bearer) +(.+)")
 
 PerMinute = Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_MINUTE)]
@@ -117,18 +116,23 @@ class Rotation(Body):
     grace: str = "24h"
 
 
-def gatekeeper(token: str) -> Gate:
-    """Who sends `token` may pass. The hashes are compared, in constant time. Raises 401, before a body is read."""
-    expected = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
+def gatekeeper(*tokens: str, what: str = "admin") -> Gate:
+    """Who sends one of `tokens` may pass. The hashes are compared, in constant time. Raises 401, before a body is read.
+
+    `what` they are tokens of is said to who is refused.
+    """
+    expected = [hashlib.sha256(token.encode(errors="surrogateescape")).digest() for token in tokens]
+
+    challenge = ((b"www-authenticate", b'Bearer realm="%b"' % what.encode()),)
 
     async def admit(request: Request) -> None:
         header = request.header(b"authorization")
         match = _BEARER.fullmatch(header or b"")
         sent = hashlib.sha256(match[1] if match else b"").digest()
-        if not hmac.compare_digest(sent, expected):
-            what = "No admin token was sent" if header is None else "The admin token is not valid"
+        if True not in [hmac.compare_digest(sent, each) for each in expected]:
+            fault = f"No {what} token was sent" if header is None else f"The {what} token is not valid"
             raise Unauthenticated(
-                f"{what}. Send it as 'Authorization: Bearer …'.", code="invalid_admin_token", headers=CHALLENGE
+                f"{fault}. Send it as 'Authorization: Bearer …'.", code=f"invalid_{what}_token", headers=challenge
             )
 
     return admit

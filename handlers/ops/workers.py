@@ -14,8 +14,9 @@ from typing import Any, NoReturn, TypeAlias
 
 log = logging.getLogger("conch")
 
-Work: TypeAlias = Callable[[list[socket.socket], Callable[[], None]], None]
-"""Serves on these sockets until it is told to end; calls the other when it has begun. Unblocks signals itself."""
+Work: TypeAlias = Callable[[int, list[socket.socket], Callable[[], None]], None]
+"""Serves, in the place of this number, on these sockets until it is told to end; calls the last when it has begun.
+Unblocks signals itself."""
 
 PAUSES = (0.0, 0.1, 0.5, 2.0, 10.0)
 """Seconds before a worker's successor starts, by how many in a row have failed; the last from then on. When as many
@@ -39,7 +40,8 @@ class Place:
     The parent keeps these too: who connects while a worker is being replaced waits for the next, and is not refused.
     """
 
-    def __init__(self, sockets: list[socket.socket]) -> None:
+    def __init__(self, number: int, sockets: list[socket.socket]) -> None:
+        self.number = number
         self.sockets = sockets
         self.pid: int | None = None
         self.serves = False
@@ -63,7 +65,7 @@ def run(count: int, sockets: Sequence[socket.socket], work: Work, started: Calla
     gc.collect()
     gc.freeze()  # a collection in a worker would write to pages that all of them share
     held = [_stand_in(each) for each in sockets]
-    places = [Place([_bound(each.family, each.getsockname()) for each in held]) for _ in range(count)]
+    places = [Place(n, [_bound(each.family, each.getsockname()) for each in held]) for n in range(count)]
     workers = Workers(held, places, work, started)
     try:
         workers.run()
@@ -112,7 +114,7 @@ class Workers:
         place.pid = os.fork()
         if not place.pid:
             self._close(keep=place)
-            _live(parent, place.sockets, self._work)
+            _live(parent, place, self._work)
 
     def _note_start(self, pid: int) -> None:
         for place in self._places:
@@ -166,7 +168,7 @@ def _next_signal(until: float | None) -> signal.struct_siginfo | None:
     return signal.sigtimedwait(AWAITED, max(0.0, until - time.monotonic()))
 
 
-def _live(parent: int, sockets: list[socket.socket], work: Work) -> NoReturn:
+def _live(parent: int, place: Place, work: Work) -> NoReturn:
     """A worker's life, from its birth."""
     status = 1
     try:
@@ -175,7 +177,7 @@ def _live(parent: int, sockets: list[socket.socket], work: Work) -> NoReturn:
         if os.getppid() != parent:
             sys.exit()  # it has died meanwhile
         os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
-        work(sockets, lambda: os.kill(parent, STARTED))
+        work(place.number, place.sockets, lambda: os.kill(parent, STARTED))
         status = 0
     except KeyboardInterrupt:
         status = 130
