@@ -83,6 +83,7 @@ ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOK
     ("GET", "/requests", admin.list_requests),
     ("GET", "/audit", admin.list_events),
     ("GET", "/models", admin.list_models),
+    ("GET", "/deployments", admin.list_deployments),
 ]
 
 SIGNED: tuple[str, str, Handler] = ("GET", "/v1/images/files/{id}", images.show)  # no key: its URL is the right

@@ -63,6 +63,16 @@ def _of_models(config: "Config") -> Iterator[str]:
             if name in names or name == "default":
                 yield f"model {model.id!r}: the name {name!r} is taken; every id and alias is used once."
             names.add(name)
+        if model.max_queue is not None and model.max_inflight is None:
+            yield f"model {model.id!r}: max_queue needs max_inflight: without it nothing waits."
+        if model.cancel is not None and model.task != "chat":
+            yield f'model {model.id!r}: cancel is for chat; other models are stopped over transport = "grpc".'
+        upstream = config.upstreams.get(model.upstream)
+        if model.cancel == "grpc" and upstream is not None and not upstream.grpc:
+            yield f'model {model.id!r}: cancel = "grpc" needs grpc in [upstreams.{model.upstream}].'
+        for name in ("cold_start_wait", "idle_unload"):
+            if getattr(model, name) is not None and not model.autoload:
+                yield f"model {model.id!r}: {name} needs autoload = true: without it nothing loads the model."
         for fault in _of_price(model):
             yield f"model {model.id!r}: {fault}"
 

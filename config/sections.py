@@ -263,6 +263,13 @@ class Model(Section, frozen=True):
     preset: str | None = None  # what lies under this entry: a table of config/presets
     transport: Literal["generate", "infer", "grpc"] = "generate"  # Triton's endpoint, or gRPC
     timeout: Period = Period(300)  # a request that takes longer is a 504
+    # how a whole answer can be stopped; grpc where there is one
+    cancel: Literal["grpc", "stream", "none"] | None = None
+    max_inflight: Positive | None = None  # requests of this process that a server has at once; None: no bound
+    max_queue: Annotated[int, msgspec.Meta(ge=0)] | None = None  # of those that wait for one; 256 where it is not set
+    autoload: bool = False  # have Triton load it for who asks
+    cold_start_wait: Duration | None = None  # for which a request waits for that; 30 s where it is not set
+    idle_unload: Period | None = None  # after so long without a request
     context: Positive | None = None  # tokens of prompt and answer together
     max_output: Positive | None = None  # the most tokens of an answer, and what it gets when none is asked for
     price: Price | None = None  # free without one

@@ -14,7 +14,7 @@ from store import open_store
 from store.accounts import settle
 from store.records import Closing, Units, Usage
 from tests.gateway import Conch
-from tests.raw import Answer, Wire, await_true, bearer, quiet
+from tests.raw import Answer, Wire, await_true, bearer, quiet, script
 from tests.stores import new_database, written
 
 TOKEN = "operator's secret, with spaces and ü"
@@ -39,6 +39,7 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/requests", None),
     ("GET", "/audit", None),
     ("GET", "/models", None),
+    ("GET", "/deployments", None),
 ]
 LISTS = [path for method, path, _ in ROUTES if method == "GET" and path.count("/") == 1]
 
@@ -501,6 +502,34 @@ def test_models_as_they_stand(shop: Conch, triton: Triton) -> None:
     assert found["vllm"]["servers"] == [{"url": triton.url, "verified": True, "reason": ""}]
     assert {"text_input", "text_output"} <= set(found["vllm"]["bound"])
     assert list(found.values()) == json.loads(json.dumps(done(shop, "GET", "/models?limit=1000")["data"]))
+
+
+def test_deployments_as_they_stand(shop: Conch, triton: Triton) -> None:
+    key = make_key(shop)["key"]
+
+    def vllm() -> Any:
+        return next(each for each in done(shop, "GET", "/deployments")["data"] if each["id"] == "vllm")
+
+    await_true(lambda: vllm()["state"] == "serving")
+    before = vllm()["servers"][0]
+    with Wire(shop.url) as wire:
+        wire.request("POST", "/v1/chat/completions", script(*"ab" * 500, stream=True, pace_ms=5), **bearer(key))
+        wire.answer_head()
+        wire.chunk()
+        found = vllm()
+        assert (found["outstanding"], found["queued"], found["refused"], found["max_queue"]) == (1, 0, 0, None)
+        server = found["servers"][0]
+        assert (server["url"], server["state"], server["reason"]) == (triton.url, "serving", "")
+        assert server["requests"] == before["requests"] + 1
+    await_true(lambda: vllm()["outstanding"] == 0)
+    with Wire(shop.url) as wire:
+        wire.request("POST", "/v1/chat/completions", script("a", fail_after=0), **bearer(key))
+        wire.answer().error(502)
+    assert vllm()["servers"][0]["errors"] == before["errors"] + 1
+    absent = next(each for each in done(shop, "GET", "/deployments")["data"] if each["id"] == "absent")
+    assert (absent["state"], absent["servers"][0]["state"]) == ("unavailable", "unverified")
+    assert "not ready" in absent["reason"]
+    ask(shop, "GET", "/deployments?after=nothing").error(400, param="after")
 
 
 def test_a_grant_that_is_sent_again_is_granted_once(shop: Conch) -> None:

@@ -409,7 +409,7 @@ async def test_what_is_told_until_the_deadline_is_paid(shop: Conch, books: Books
 
 
 async def test_of_several_prompts_the_whole_ones_are_paid(shop: Conch, books: Books, customer: Customer) -> None:
-    good, bad = ('script: {"pieces": ["a", "b"]}', 'script: {"pieces": ["a"], "fail_after": 0, "wait_ms": 300}')
+    good, bad = ('script: {"pieces": ["a", "b"]}', 'script: {"pieces": ["a", "b"], "fail_after": 1, "pace_ms": 300}')
     body = {"model": "by-grpc", "prompt": [good, good, bad], "stream": True}
     answer = post(shop, customer, "/v1/completions", body)
     assert b'"upstream_error"' in answer.body

@@ -1,18 +1,26 @@
 """A text answer under way: deltas as they arrive, whatever the transport, and usage as far as it is known."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from msgspec import structs
 
 from upstream.connection import Stream
-from upstream.errors import Broken
+from upstream.errors import Broken, ConnectFailed, UpstreamError
 from upstream.inference import Delta, Generation, Usage
 from upstream.replica import Replica
 from upstream.sse import Events
+from upstream.tensors import Array
 from upstream.text import Reader, TextBinding
 
 if TYPE_CHECKING:
     from upstream.grpc import GrpcStream
+
+Way = Literal["generate", "stream", "grpc"]
+
+SHORT = 32
+"""Tokens of a whole answer up to which it is not worth a way that can be stopped."""
 
 
 class Answer(Protocol):
@@ -37,38 +45,88 @@ class Answer(Protocol):
 
 
 async def open_answer(replica: Replica, generation: Generation, deadline: float) -> "One":
-    """Send one Generation to one replica. Raises an UpstreamError; the caller closes what it gets."""
+    """Send one Generation to one replica, where it has a place; the caller closes what it gets, and so leaves that.
+
+    Raises an UpstreamError: then the place is still the caller's.
+    """
     binding = replica.binding
     assert isinstance(binding, TextBinding)
     reader = binding.reader(generation)
-    answer = One(replica, reader)
+    answer = One(reader)
     try:
-        if replica.settings.transport == "grpc":
-            arrays, parameters = binding.inputs.arrays(generation)
-            answer.responses = replica.stream(arrays, list(binding.names.values()), parameters, deadline)
-        elif generation.stream:
-            answer.events = await replica.generate_stream(binding.encode(generation), deadline)
-        else:
+        way = way_of(replica, generation)
+        if way == "grpc":
+            try:
+                await _open_grpc(answer, replica, binding, generation, deadline)
+            except ConnectFailed:
+                if "grpc" in (replica.settings.transport, replica.settings.cancel):
+                    raise
+                replica.has_grpc = False  # until its next check; nothing was sent, and HTTP may work
+                way = "generate"
+        if way == "stream":
+            asked = generation if generation.stream else structs.replace(generation, stream=True)
+            answer.events = await replica.generate_stream(binding.encode(asked), deadline)
+        elif way == "generate":
             body = await replica.generate(binding.encode(generation), deadline)
             answer.whole = reader.read([body]) + reader.end()
     except BaseException:
         answer.close()
         raise
+    if answer.whole is None:
+        answer.replica = replica
+    else:
+        replica.leave()
     return answer
+
+
+def way_of(replica: Replica, generation: Generation) -> Way:
+    """How one Generation goes to Triton. `generate` cannot be stopped: Triton does not see that its reader has gone.
+
+    Measured on Triton 2.51, in CPU of ours: gRPC takes 0.5 ms more, a stream 45 µs for each of its events.
+    """
+    settings = replica.settings
+    if settings.transport == "grpc":
+        return "grpc"
+    if generation.stream:
+        return "stream"
+    if settings.cancel == "none" or (generation.max_tokens is not None and generation.max_tokens <= SHORT):
+        return "generate"
+    if settings.cancel == "stream":
+        return "stream" if replica.binding is not None and "stream" in replica.binding.sources else "generate"
+    if settings.cancel is None and settings.price is not None:
+        return "generate"  # over gRPC nothing is told of what ran until it is whole, and so nothing would be paid
+    return "grpc" if replica.has_grpc else "generate"
+
+
+async def _open_grpc(
+    answer: "One", replica: Replica, binding: TextBinding, generation: Generation, deadline: float
+) -> None:
+    """Up to the first response, since until it comes another server may be asked; of a whole answer, to its end."""
+    arrays, parameters = binding.inputs.arrays(generation)
+    answer.responses = await replica.stream(arrays, list(binding.names.values()), parameters, deadline)
+    answer.first = await answer.responses.read()
+    if not generation.stream:
+        answer.whole = [delta async for delta in _rest(answer)]
+
+
+async def _rest(answer: "One") -> AsyncIterator[Delta]:
+    while deltas := await answer.read():
+        for delta in deltas:
+            yield delta
 
 
 class One:
     """An answer from one request to one replica."""
 
-    def __init__(self, replica: Replica, reader: Reader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.whole: list[Delta] | None = None  # of a unary exchange
         self.events: Stream | None = None
         self.responses: GrpcStream | None = None
         self.complete = False
-        self._replica: Replica | None = replica
+        self.first: dict[str, Array] | None = None  # of the responses
+        self.replica: Replica | None = None  # where it has a place
         self._split = Events()
-        replica.outstanding += 1
 
     @property
     def usage(self) -> Usage:
@@ -85,23 +143,29 @@ class One:
         if self.whole is not None:
             self.complete = True
             return self.whole
-        if self.responses is not None:
-            return await self._read_responses(self.responses)
-        assert self.events is not None
-        while data := await self.events.read():
-            deltas = self.reader.read(self._split.feed(data))
-            if self.events.at_end and not self._split.partial and (self.reader.finished or not deltas):
-                self.complete = True
-                return deltas + self.reader.end()
-            if deltas:
-                return deltas
-        if self._split.partial:
-            raise Broken("the stream ended within an event")
-        return self.reader.end()
+        try:
+            if self.responses is not None:
+                return await self._read_responses(self.responses)
+            assert self.events is not None
+            while data := await self.events.read():
+                deltas = self.reader.read(self._split.feed(data))
+                if self.events.at_end and not self._split.partial and (self.reader.finished or not deltas):
+                    self.complete = True
+                    return deltas + self.reader.end()
+                if deltas:
+                    return deltas
+            if self._split.partial:
+                raise Broken("the stream ended within an event")
+            return self.reader.end()
+        except UpstreamError as error:
+            if self.replica is not None:
+                self.replica.broke(error)
+            raise
 
     async def _read_responses(self, responses: "GrpcStream") -> list[Delta]:
         deltas: list[Delta] = []
-        while (arrays := await responses.read()) is not None:
+        while (arrays := self.first or await responses.read()) is not None:
+            self.first = None
             self.reader.take(self.reader.binding.event(arrays), deltas)
             if deltas:
                 return deltas
@@ -112,9 +176,9 @@ class One:
             self.events.close()
         if self.responses is not None:
             self.responses.close()
-        if self._replica is not None:
-            self._replica.outstanding -= 1
-            self._replica = None
+        if self.replica is not None:
+            self.replica.leave()
+            self.replica = None
 
 
 class Several:

@@ -17,17 +17,26 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _BUSY = re.compile(r"exceeds maximum queue size|request timeout expired", re.IGNORECASE)
-_ABSENT = re.compile(r"unknown model|is not found|no available versions|is not ready", re.IGNORECASE)
+_ABSENT = re.compile(
+    r"unknown model|is not found|no available versions|is not ready|server not ready|server is stopping", re.IGNORECASE
+)
+# What Triton's core says before a model sees the request: these words and no others around them.
+_NOT_BEGUN = re.compile(
+    r"(\[request id: [^\]]*\] )?(Exceeds maximum queue size$|Request for unknown model\b|Server not ready$"
+    r"|Server is stopping, scheduler for model has stopped accepting)"
+)
 
 
 class UpstreamError(Exception):
     """Root. `str(error)` is for the log and may name an address; `public` is a sentence that a client may see.
 
-    `sent` says whether the request could have reached the server: where it is False, another server may be tried.
+    `sent` says whether the request could have run: where it is False, another server may be tried. `of_server` says
+    whether such errors in a row mean that the server is not well.
     """
 
     public: ClassVar[str] = "The model's server failed to answer this request."
     sent: bool = True
+    of_server: bool = True
 
 
 class ConnectFailed(UpstreamError):
@@ -43,6 +52,12 @@ class Broken(UpstreamError):
     public = "The model's server broke off before its answer was complete."
 
 
+class Closed(Broken):
+    """It was closed here, while it was still read."""
+
+    of_server = False
+
+
 class DeadlinePassed(UpstreamError):
     """Time ran out: while connecting, before the answer's head, within its body, or in a silence too long."""
 
@@ -51,7 +66,7 @@ class DeadlinePassed(UpstreamError):
     def __init__(self, phase: Phase, message: str) -> None:
         super().__init__(message)
         self.phase: Phase = phase
-        self.sent = phase != "connect"
+        self.sent = self.of_server = phase != "connect"
 
 
 class ReplyTooLarge(UpstreamError):
@@ -73,19 +88,37 @@ class ModelFailed(UpstreamError):
 
 
 class Unavailable(UpstreamError):
-    """No server has the model ready, or its queue is full. `retry_after` is in whole seconds."""
+    """No server has the model ready, or its queue is full. `retry_after` is in whole seconds.
+
+    `absent`: the server that said so does not have the model.
+    """
 
     public = "The model is not available at the moment."
-    sent = False
+    of_server = False
 
-    def __init__(self, message: str, retry_after: int = 30) -> None:
+    def __init__(self, message: str, retry_after: int = 30, *, sent: bool = False, absent: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.sent = sent
+        self.absent = absent
+
+
+class QueueFull(Unavailable):
+    """As many requests as may wait for the model do so already."""
+
+    public = "Too many requests are waiting for this model; try again in a moment."
+
+
+class Loading(Unavailable):
+    """The model was not in memory and is being loaded."""
+
+    public = "The model is being loaded; try again in half a minute."
 
 
 class ContextExceeded(UpstreamError):
     """The prompt, with what it may make, is longer than the model's context."""
 
+    of_server = False
     public = "The prompt is longer than this model's context allows; shorten it, or ask for fewer tokens."
 
 
@@ -93,6 +126,7 @@ class Unsupported(UpstreamError):
     """The deployment cannot honour a field as asked: `source` names it, the message says what it would take."""
 
     sent = False
+    of_server = False
 
     def __init__(self, source: str, message: str) -> None:
         super().__init__(message)
@@ -113,8 +147,9 @@ def failure(message: str, source: str, *, busy: bool = False, absent: bool = Fal
         return Unsupported(unknown[1], f"the model does not know this {unknown[1]}")
     if _BAD_GUIDE.search(message):
         return Unsupported("json_schema", "the model cannot keep to this schema; simplify it")
-    if busy or _BUSY.search(message):
-        return Unavailable(text, retry_after=1)
+    sent = _NOT_BEGUN.match(message) is None
     if absent or _ABSENT.search(message):
-        return Unavailable(text)
+        return Unavailable(text, sent=sent, absent=not sent)
+    if busy or _BUSY.search(message):
+        return Unavailable(text, retry_after=1, sent=sent)
     return ModelFailed(text)

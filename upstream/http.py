@@ -37,8 +37,11 @@ class Client:
         max_body: int = 256 * 1024 * 1024,
         max_buffer: int = 256 * 1024,
         tls: "ssl.SSLContext | None" = None,
+        at: str | None = None,
     ) -> None:
         """`url` is http[s]://host[:port][/prefix], else ValueError. Times are in seconds, sizes in bytes.
+
+        `at` is the one address to connect to, of several that the host has.
 
         `max_body` bounds a unary answer; `max_buffer` is what a stream holds unread before its connection is
         paused. `tls` replaces the default context.
@@ -54,6 +57,9 @@ class Client:
         name = f"[{self.host}]" if literal else self.host
         self.address = f"{name}:{self.port}"
         self._authority = name if parts.port is None else self.address
+        self.at = at
+        if at is not None:
+            self.address = f"[{at}]:{self.port}" if ":" in at else f"{at}:{self.port}"
         self._prefix = parts.path.rstrip("/")
         self._secure = parts.scheme == "https"
         self._tls = tls
@@ -99,7 +105,14 @@ class Client:
         connection = Connection(self._pool, loop)
         try:
             async with asyncio.timeout_at(min(due, loop.time() + self._connect_timeout)):
-                await loop.create_connection(lambda: connection, self.host, self.port, ssl=self._context())
+                tls = self._context()
+                await loop.create_connection(
+                    lambda: connection,
+                    self.at or self.host,
+                    self.port,
+                    ssl=tls,
+                    server_hostname=self.host if tls is not None else None,
+                )
         except BaseException as error:
             connection.drop()
             if isinstance(error, TimeoutError) and loop.time() + CLOCK_STEP >= due:

@@ -1,5 +1,7 @@
 """A deployment's model on one Triton server: is it there, does the profile fit, and the calls that it takes."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote
@@ -9,8 +11,11 @@ import msgspec
 from upstream import tensors
 from upstream.connection import Stream
 from upstream.contract import Contract, NotBound, Profile, read_contract
-from upstream.errors import Unavailable, UpstreamError, failure
+from upstream.errors import ConnectFailed, Unavailable, UpstreamError, failure
+from upstream.health import FIRST_BACKOFF, Health
 from upstream.http import Client
+from upstream.loading import Repository
+from upstream.queue import Queue
 from upstream.tensors import Array
 
 if TYPE_CHECKING:
@@ -44,6 +49,18 @@ class Settings(Profile, Protocol):
     @property
     def timeout(self) -> float: ...
     @property
+    def cancel(self) -> str | None: ...
+    @property
+    def max_inflight(self) -> int | None: ...
+    @property
+    def max_queue(self) -> int | None: ...
+    @property
+    def autoload(self) -> bool: ...
+    @property
+    def cold_start_wait(self) -> float | None: ...
+    @property
+    def idle_unload(self) -> float | None: ...
+    @property
     def context(self) -> int | None: ...
     @property
     def max_output(self) -> int | None: ...
@@ -52,23 +69,43 @@ class Settings(Profile, Protocol):
 
 
 class Server(NamedTuple):
-    """One Triton: its HTTP address and, where it is configured, its gRPC address."""
+    """One Triton: what an operator calls it, its HTTP address and, where it is configured, its gRPC address."""
 
+    url: str
     http: Client
     grpc: "GrpcClient | None"
 
 
 class Replica:
-    """Verified while `binding` is not None; else `reason` says why not."""
+    """Verified while `binding` is not None; else, and while it is ejected, `reason` says why not.
 
-    def __init__(self, settings: Settings, server: Server, bind: Callable[[Any, Contract], Binding]) -> None:
+    `outstanding` are the requests that have a place here now, `requests` those that ever had, `errors` those of them
+    that ended with an error of the server's.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        server: Server,
+        bind: Callable[[Any, Contract], Binding],
+        queue: Queue,
+        note: Callable[["Replica", UpstreamError], None],
+    ) -> None:
         path = f"/v2/models/{quote(settings.model, safe='')}"
         if settings.version:
             path += f"/versions/{quote(settings.version, safe='')}"
         self.settings = settings
+        self.server = server
+        self.health = Health()
         self.binding: Binding | None = None
         self.reason = "not checked yet"
-        self.outstanding = 0
+        self.has_grpc = server.grpc is not None
+        self.outstanding = self.requests = self.errors = 0
+        self.repository = Repository(server.http, settings.model) if settings.autoload else None
+        self.loadable = False  # Triton knows the model, and has not loaded it
+        self.hurry = asyncio.Event()  # its next check is due earlier than it was
+        self._queue = queue
+        self._note = note
         self._grpc = server.grpc
         self._bind = bind
         self._ready = server.http.target("GET", f"{path}/ready", {})
@@ -83,14 +120,24 @@ class Replica:
         try:
             ready = await self._ready.call(deadline=deadline)
             if ready.status != 200:
-                return self.lose("the model is not ready (not loaded, or unknown to this server)")
+                self.loadable = self.repository is not None and await self.repository.state() is not None
+                told = "the model is not loaded" if self.loadable else "the model is not ready (not loaded, or unknown)"
+                return self.lose(f"{told} at this server")
+            self.loadable = False
+            self.has_grpc = self._grpc is not None
             config = await self._config.call(deadline=deadline)
             if config.status != 200:
                 return self.lose(f"the model's configuration cannot be read (status {config.status})")
             if config.body != self._bound_to or self.binding is None:
                 self.binding = self._bound(read_contract(config.body))
                 self._bound_to = config.body
-            self.reason = ""
+            self.health.verified(asyncio.get_running_loop().time())
+            if self.health.may_serve:
+                self.reason = ""
+        except ConnectFailed as error:
+            self.lose(str(error))
+            self.loadable = False
+            self.health.unreachable(asyncio.get_running_loop().time())
         except (UpstreamError, NotBound) as error:
             self.lose(str(error))
         except ValueError as error:
@@ -99,6 +146,48 @@ class Replica:
     def lose(self, reason: str) -> None:
         """Serve nothing here until the next check."""
         self.binding, self.reason = None, reason
+        self.health.unverified()
+
+    def leave(self) -> None:
+        """A request gives its place here back."""
+        self.outstanding -= 1
+        if self._queue.waiting:
+            self._queue.advance()
+
+    def broke(self, error: UpstreamError) -> None:
+        """A stream from here ended with an error after it had begun."""
+        self._note(self, error)
+
+    def failed(self, error: UpstreamError, *, alone: bool) -> bool:
+        """A request ended so. Returns whether the replica serves no more, or is to be looked at soon.
+
+        `alone`: no other one serves. What the request itself is to blame for, and a full queue, say nothing.
+        """
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, ConnectFailed):
+            self.health.refused(now)
+        elif isinstance(error, Unavailable) and error.absent:
+            self.lose(str(error))
+            self.health.unverified(now + FIRST_BACKOFF)
+            self.loadable = self.repository is not None
+        elif not error.of_server or not self.health.failed(now, alone=alone):
+            return False
+        self.reason = str(error)
+        self.hurry.set()
+        return True
+
+    async def rest(self, every: float) -> None:
+        """Until the next check is due: after `every` seconds or, of an ejected one, when its time is over."""
+        loop = asyncio.get_running_loop()
+        regular = loop.time() + every
+        while True:
+            self.hurry.clear()
+            due = min(regular, self.health.due)
+            if due <= loop.time():
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self.hurry.wait()
 
     async def generate(self, body: bytes, deadline: float) -> bytes:
         """One JSON request, one JSON answer."""
@@ -130,12 +219,13 @@ class Replica:
             raise _failure(reply.status, reply.body)
         return tensors.reply(reply.headers, reply.body)
 
-    def stream(
+    async def stream(
         self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any], deadline: float
     ) -> "GrpcStream":
         """One request, any number of responses on tensors: always gRPC. The caller closes it."""
         if self._grpc is None:
             raise Unavailable("the upstream has no gRPC address")
+        await self._grpc.prepare()
         settings = self.settings
         return self._grpc.stream(
             settings.model, settings.version, arrays, outputs, parameters=parameters, deadline=deadline
@@ -145,6 +235,7 @@ class Replica:
         self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any], deadline: float
     ) -> dict[str, Array]:
         assert self._grpc is not None
+        await self._grpc.prepare()
         settings = self.settings
         return await self._grpc.infer(
             settings.model, settings.version, arrays, outputs, parameters=parameters, deadline=deadline

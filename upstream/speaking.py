@@ -17,7 +17,7 @@ from upstream.tensors import Array
 
 if TYPE_CHECKING:
     from upstream.deployment import Deployment
-    from upstream.grpc import GrpcStream
+    from upstream.responses import Responses
 
 VOICE = frozenset({"voice.wav", "voice.len", "voice.text", "voice.name"})
 WIDTHS: Mapping[str, int] = {"FP32": 4, "INT16": 2}  # bytes of a sample
@@ -122,7 +122,7 @@ class Speech:
         self._inputs = binding.inputs.arrays(job)
         self._format = format
         self._tempo = tempo
-        self._stream: GrpcStream | None = None
+        self._stream: Responses | None = None
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Raises an UpstreamError: before the first bytes, or after some, when the model breaks off."""

@@ -134,8 +134,8 @@ async def reach(request: Request, model: str | None, task: Task) -> Deployment:
             param="model",
             code="model_not_supported",
         )
-    if not deployment.checked.is_set():
-        await deployment.checked.wait()
+    if not deployment.verified:
+        await deployment.wake()
     return deployment
 
 

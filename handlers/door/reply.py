@@ -23,7 +23,7 @@ async def opened(request: Request, deployment: Deployment, *generations: Generat
 
     Raises 402, 403 or an UpstreamError.
     """
-    stoppable = generations[0].stream or deployment.settings.transport == "grpc"
+    stoppable = all(map(deployment.stops, generations))
     await hold(request, deployment.id, _most(deployment.settings, generations), stoppable=stoppable)
     started = time.perf_counter()
     if generations[0].stream:

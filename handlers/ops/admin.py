@@ -32,7 +32,9 @@ from handlers.ops.cards import (
     usage_card,
 )
 from handlers.ops.check import Fit, fit
+from handlers.ops.deployments import DeploymentCard, deployment_card
 from store.reports import Window
+from upstream.deployment import Deployment
 
 T = TypeVar("T")
 
@@ -250,14 +252,23 @@ async def list_events(request: Request, query: Paging) -> Page[EventCard]:
 
 async def list_models(request: Request, query: Paging) -> Page[Fit]:
     """Every configured model, as it stands now."""
-    config, pool = request.gateway.config, request.gateway.pool
-    found = [fit(pool.deployments[model.id], config.upstreams[model.upstream].urls) for model in config.models]
+    return _page([fit(each) for each in _deployments(request, query)], query, lambda card: card.id)
+
+
+async def list_deployments(request: Request, query: Paging) -> Page[DeploymentCard]:
+    """Every configured model with its servers, as it stands now in the process that answers."""
+    return _page([deployment_card(each) for each in _deployments(request, query)], query, lambda card: card.id)
+
+
+def _deployments(request: Request, query: Paging) -> list[Deployment]:
+    """Those past the cursor, in the order of the configuration. Raises 400."""
+    found = list(request.gateway.pool.deployments.values())
     names = [each.id for each in found]
-    if query.after is not None:
-        if query.after not in names:
-            raise _no_cursor()
-        found = found[names.index(query.after) + 1 :]
-    return _page(found, query, lambda card: card.id)
+    if query.after is None:
+        return found
+    if query.after not in names:
+        raise _no_cursor()
+    return found[names.index(query.after) + 1 :]
 
 
 def _accounts(request: Request) -> Accounts:

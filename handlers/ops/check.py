@@ -1,12 +1,10 @@
 """`conch check`: every configured model bound against its live server, and how well the two fit."""
 
-import asyncio
-
 import msgspec
 
 from config import Config
 from upstream.deployment import Deployment
-from upstream.pool import CHECK_TIMEOUT, Pool
+from upstream.pool import Pool
 
 
 class Stand(msgspec.Struct):
@@ -35,8 +33,8 @@ async def fits(config: Config) -> list[Fit]:
     """One for each model, in the order of the file."""
     pool = Pool(config.upstreams, config.models)
     try:
-        await asyncio.gather(*(deployment.check(CHECK_TIMEOUT) for deployment in pool.deployments.values()))
-        return [fit(pool.deployments[model.id], config.upstreams[model.upstream].urls) for model in config.models]
+        await pool.check()
+        return [fit(pool.deployments[model.id]) for model in config.models]
     finally:
         await pool.close()
 
@@ -61,8 +59,8 @@ def printed(models: list[Fit]) -> str:
     return "\n".join(lines) or "no models are configured"
 
 
-def fit(deployment: Deployment, urls: list[str]) -> Fit:
-    """As it stood when it was last looked at. `urls`: of its servers, in the order of the configuration."""
+def fit(deployment: Deployment) -> Fit:
+    """As it stood when it was last looked at."""
     binding = next((replica.binding for replica in deployment.replicas if replica.binding is not None), None)
     bound: list[str] = []
     unbound: list[str] = []
@@ -75,10 +73,7 @@ def fit(deployment: Deployment, urls: list[str]) -> Fit:
             named.add(entry if isinstance(entry, str) else entry.tensor)
         bound = [name for name in live if name in named]
         unbound = [name for name in live if name not in named]
-    servers = [
-        Stand(url, replica.binding is not None, replica.reason)
-        for url, replica in zip(urls, deployment.replicas, strict=True)
-    ]
+    servers = [Stand(replica.server.url, replica.health.may_serve, replica.reason) for replica in deployment.replicas]
     return Fit(
         deployment.id,
         deployment.settings.task,

@@ -1,0 +1,132 @@
+"""A server is stopped and started again under load, or killed: what the clients of a gateway notice of it."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from scripts.triton import Triton
+from tests.gateway import Conch
+from tests.raw import bearer, head, script
+from tests.test_cold_start import call, state
+from tests.test_pool import Pair, repository, until
+
+__all__ = ["repository"]
+
+PATH = "/v1/chat/completions"
+CLIENTS = 12
+CONFIG = """
+[server]
+port = 0
+
+[store]
+url = "sqlite:{store}"
+
+[upstreams.local]
+urls = ["ONE", "TWO"]
+check_every = "1s"
+
+[[models]]
+id = "vllm"
+task = "chat"
+upstream = "local"
+model = "vllm"
+preset = "vllm"
+chat.template = "{root}/tests/plain.jinja"
+"""
+
+
+@pytest.fixture
+def pair(repository: Path, tmp_path: Path) -> Iterator[Pair]:
+    """Two Tritons of the test's own: one of them is stopped."""
+    with ExitStack() as stack:
+        logs = tmp_path / "one.log", tmp_path / "two.log"
+        one, two = (stack.enter_context(Triton(repository, log=log, explicit=True)) for log in logs)
+        yield one, two
+
+
+class Load:
+    """Clients that ask one thing after the other: every second one for streams. `seen` counts how they ended."""
+
+    def __init__(self, url: str, key: str) -> None:
+        parts = urlsplit(url)
+        self._host, self._port, self._key = parts.hostname, parts.port, key
+        self.seen = Counter[str]()
+        self.running = True
+
+    async def client(self, number: int) -> None:
+        stream = bool(number % 2)
+        body = script(*"abcdefghij", stream=stream, pace_ms=10)
+        request = head("POST", PATH, "x", len(body), connection="close", **bearer(self._key)) + body
+        while self.running:
+            reader, writer = await asyncio.open_connection(self._host, self._port)
+            writer.write(request)
+            answer = await reader.read()
+            writer.close()
+            self.seen[self._outcome(answer, stream)] += 1
+
+    def _outcome(self, answer: bytes, stream: bool) -> str:
+        kind, status = "stream" if stream else "unary", int(answer[9:12])
+        if status != 200:
+            return f"{kind} {status}"
+        if stream:
+            if b"data: [DONE]" in answer:
+                return "stream whole"
+            return "stream broken" if b'data: {"error":' in answer else "stream without an end"
+        said = json.loads(answer.partition(b"\r\n\r\n")[2])["choices"][0]["message"]["content"]
+        return "unary whole" if said == "abcdefghij" else "unary torn"
+
+
+async def test_a_server_rolled_out_and_in_loses_no_request(pair: Pair, tmp_path: Path) -> None:
+    """Its model is unloaded first, since Triton cuts what is under way over HTTP when it is told to stop."""
+    conch = Conch(tmp_path, "", CONFIG.replace("ONE", pair[0].url).replace("TWO", pair[1].url))
+    conch.workspace("acme")
+    key = conch.key("acme")
+    with conch.running():
+        load = Load(conch.url, key)
+        clients = [asyncio.create_task(load.client(number)) for number in range(CLIENTS)]
+        await until(lambda: load.seen["unary whole"] > 30 and load.seen["stream whole"] > 30)
+        await asyncio.to_thread(call, pair[1], "vllm/unload")
+        async with asyncio.timeout(10):
+            while state(pair[1]) != "UNAVAILABLE":  # noqa: ASYNC110 - Triton tells no event
+                await asyncio.sleep(0.05)
+        await asyncio.to_thread(pair[1].stop)
+        before = load.seen.total()
+        await until(lambda: load.seen.total() > before + 60)
+        ports = pair[1].ports
+        again = Triton(pair[1].repositories, http_port=ports[0], log=tmp_path / "again", explicit=True)
+        await asyncio.to_thread(again.start)
+        try:
+            await until(lambda: any("again" in line for line in conch.log), 30)
+            before = load.seen.total()
+            await until(lambda: load.seen.total() > before + 60)
+            load.running = False
+            await asyncio.gather(*clients)
+        finally:
+            await asyncio.to_thread(again.stop)
+    assert set(load.seen) == {"unary whole", "stream whole"}, load.seen
+
+
+async def test_a_server_killed_breaks_only_what_it_had(pair: Pair, tmp_path: Path) -> None:
+    """Each broken stream ends with an error frame, and what comes after goes to the other."""
+    conch = Conch(tmp_path, "", CONFIG.replace("ONE", pair[0].url).replace("TWO", pair[1].url))
+    conch.workspace("acme")
+    key = conch.key("acme")
+    with conch.running():
+        load = Load(conch.url, key)
+        clients = [asyncio.create_task(load.client(number)) for number in range(CLIENTS)]
+        await until(lambda: load.seen["unary whole"] > 30 and load.seen["stream whole"] > 30)
+        assert pair[1].process is not None
+        pair[1].process.kill()
+        before = load.seen.total()
+        await until(lambda: load.seen.total() > before + 150)
+        load.running = False
+        await asyncio.gather(*clients)
+    broken = load.seen.total() - load.seen["unary whole"] - load.seen["stream whole"]
+    assert broken <= CLIENTS, load.seen
+    assert set(load.seen) <= {"unary whole", "stream whole", "unary 502", "stream 502", "stream broken"}, load.seen
