@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from handlers import chat, completions, embeddings, images, models, rerank, responses, speech, transcriptions
-    from handlers.ops import admin, health, openapi
+    from handlers.ops import about, admin, health, openapi
 else:  # each is imported when a request first comes for one of its handlers
     chat, completions, embeddings = Handlers("chat"), Handlers("completions"), Handlers("embeddings")
     images, models, rerank = Handlers("images"), Handlers("models"), Handlers("rerank")
     responses, speech, transcriptions = Handlers("responses"), Handlers("speech"), Handlers("transcriptions")
-    admin, health, openapi = Handlers("ops.admin"), Handlers("ops.health"), Handlers("ops.openapi")
+    about, admin, health = Handlers("ops.about"), Handlers("ops.admin"), Handlers("ops.health")
+    openapi = Handlers("ops.openapi")
 
 log = logging.getLogger("conch")
 
@@ -73,6 +74,7 @@ ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOK
     ("PATCH", "/workspaces/{name}", admin.set_workspace),
     ("GET", "/workspaces/{name}/credits", admin.show_credits),
     ("POST", "/workspaces/{name}/credits", admin.grant_credits),
+    ("GET", "/workspaces/{name}/grants", admin.list_grants),
     ("GET", "/keys", admin.list_keys),
     ("POST", "/keys", admin.create_key),
     ("GET", "/keys/{id}", admin.show_key),
@@ -84,6 +86,7 @@ ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOK
     ("GET", "/audit", admin.list_events),
     ("GET", "/models", admin.list_models),
     ("GET", "/deployments", admin.list_deployments),
+    ("GET", "/about", about.about),
 ]
 
 SIGNED: tuple[str, str, Handler] = ("GET", "/v1/images/files/{id}", images.show)  # no key: its URL is the right

@@ -44,8 +44,13 @@ HOLD = Each(
 LET_GO = Each("DELETE FROM holds WHERE id IN ({rows}) RETURNING workspace, amount, month", "?")
 USE = Each(
     "INSERT INTO usage (at, id, workspace, key_id, model, input_tokens, cached_tokens, output_tokens, images, "
-    "characters, milliseconds, cost, whole) VALUES {rows} ON CONFLICT (at, id) DO NOTHING RETURNING workspace, cost",
-    "(CAST(? AS bigint), ?, ?, ?, ?" + ", CAST(? AS bigint)" * 8 + ")",
+    "characters, milliseconds, cost, whole, duration) "
+    "VALUES {rows} ON CONFLICT (at, id) DO NOTHING RETURNING workspace, cost",
+    "(CAST(? AS bigint), ?, ?, ?, ?" + ", CAST(? AS bigint)" * 9 + ")",
+)
+FAIL = Each(
+    "INSERT INTO failures (at, id, workspace, key_id, model, status) VALUES {rows} ON CONFLICT (at, id) DO NOTHING",
+    "(CAST(? AS bigint), ?, ?, ?, ?, CAST(? AS bigint))",
 )
 
 
@@ -108,6 +113,8 @@ def _close(closings: Sequence[Closing], this_month: int) -> Script[dict[str, tup
             if cost:
                 back, unspent = moved[workspace]
                 moved[workspace] = back - cost, unspent - cost
+    if failed := [(each.failure, each.id) for each in closings if each.failure is not None]:
+        yield from FAIL([(f.at, id, f.workspace, f.key, f.model, f.status) for f, id in failed])
     return moved
 
 
@@ -118,6 +125,7 @@ def _usage_row(closing: Closing) -> tuple[object, ...]:
     return (
         usage.at, closing.id, usage.workspace, usage.key, usage.model, units.input_tokens, units.cached_tokens,
         units.output_tokens, units.images, units.characters, units.milliseconds, usage.cost, int(usage.whole),
+        usage.duration,
     )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ class Held(msgspec.Struct):
 class Usage(msgspec.Struct):
     """What a request used and its cost; `at` and the request's id are its identity in the ledger.
 
-    `whole` unless it ended before its end: its client left, or its time was over.
+    `whole` unless it ended before its end: its client left, or its time was over. `duration`: µs until its end.
     """
 
     at: int
@@ -129,6 +129,17 @@ class Usage(msgspec.Struct):
     units: Units
     cost: int
     whole: bool = True
+    duration: int | None = None
+
+
+class Failure(msgspec.Struct):
+    """A request that reached a model and was answered with an error of ours or the model's: `status` 500 or more."""
+
+    at: int
+    workspace: str
+    key: str
+    model: str
+    status: int
 
 
 class Claim(msgspec.Struct):
@@ -172,6 +183,7 @@ class Closing(msgspec.Struct):
     claim: bytes | None = None
     answer: Recorded | None = None
     expires_at: int = 0
+    failure: Failure | None = None
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -15,6 +15,11 @@ GROUPS = {"day": f"at / {DAY}", "workspace": "workspace", "key": "key_id", "mode
 
 _UNITS = Units.__struct_fields__
 _SUMS = ", ".join(f"CAST(COALESCE(SUM({unit}), 0) AS bigint)" for unit in (*_UNITS, "cost"))
+_COUNTS = ", ".join(f"CAST(COALESCE(SUM({each}), 0) AS bigint)" for each in ("ran", "failed"))
+_RAN = (
+    f"SELECT at, workspace, key_id, model, 1 AS ran, 0 AS failed, {', '.join(_UNITS)}, cost FROM usage {{where}} "
+    f"UNION ALL SELECT at, workspace, key_id, model, 0, 1{', 0' * (len(_UNITS) + 1)} FROM failures {{where}}"
+)
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -39,12 +44,23 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class UsageLine(msgspec.Struct, frozen=True):
-    """The requests of one group, summed. `group` has its values in the order asked for; a day counts from 1970."""
+    """The requests of one group, summed. `group` has its values in the order asked for; a day counts from 1970.
+
+    `errors`: those that reached a model and failed, beside the `requests` that ran.
+    """
 
     group: tuple[Any, ...]
     requests: int
+    errors: int
     units: Units
     cost: int
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """How long the requests of a group took, in µs: half of them at most `p50`, 19 of 20 at most `p95`."""
+
+    p50: int
+    p95: int
 
 
 class UsageRow(msgspec.Struct, frozen=True):
@@ -58,6 +74,7 @@ class UsageRow(msgspec.Struct, frozen=True):
     units: Units
     cost: int
     whole: bool
+    duration: int | None
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -71,6 +88,16 @@ class Tenant(msgspec.Struct, frozen=True):
     created_at: int
 
 
+class Granted(msgspec.Struct, frozen=True):
+    """Credits that were added, in nano-dollars; `at` in µs, `by` whom."""
+
+    id: str
+    at: int
+    amount: int
+    note: str
+    by: str
+
+
 def usage(
     window: Window, by: Collection[str] = (), *, after: Sequence[Any] | None = None, limit: int = 100
 ) -> Script[list[UsageLine]]:
@@ -78,19 +105,37 @@ def usage(
 
     Without `by`, one line for all there is.
     """
-    columns = [GROUPS[name] for name in by]
-    conditions = window.conditions()
-    if after is not None:
-        conditions.append((f"({', '.join(columns)}) > ({_places(by)})", tuple(after)))
-    where, values = _where(conditions)
-    named = ", ".join(columns)
+    where, values = _where(_conditions(window, by, after))
+    named, width = ", ".join(GROUPS[name] for name in by), len(by)
     rows = yield Statement(
-        f"SELECT {named}{',' if by else ''} COUNT(*), {_SUMS} FROM usage {where} "
+        f"SELECT {named}{',' if by else ''} {_COUNTS}, {_SUMS} FROM ({_RAN.format(where=where)}) AS asked "
         + (f"GROUP BY {named} ORDER BY {named} LIMIT CAST(${len(values) + 1} AS bigint)" if by else ""),
         (*values, limit) if by else values,
     )
-    width = len(columns)
-    return [UsageLine(tuple(row[:width]), row[width], Units(*row[width + 1 : -1]), row[-1]) for row in rows]
+    return [
+        UsageLine(tuple(row[:width]), row[width], row[width + 1], Units(*row[width + 2 : -1]), row[-1]) for row in rows
+    ]
+
+
+def latencies(
+    window: Window, by: Collection[str] = (), *, after: Sequence[Any] | None = None, limit: int = 100
+) -> Script[dict[tuple[Any, ...], Latency]]:
+    """By group, as `usage` gives them; only of groups in which something ran whose time is known."""
+    where, values = _where([("duration > CAST(? AS bigint)", -1), *_conditions(window, by, after)])
+    named = [GROUPS[name] for name in by]
+    groups = [f"group_{number}" for number in range(len(named))]
+    parted = f"PARTITION BY {', '.join(named)}" if by else ""
+    listed = "".join(f"{column} AS {group}, " for column, group in zip(named, groups, strict=True))
+    said = ", ".join(groups)
+    rows = yield Statement(
+        f"SELECT {said}{',' if by else ''} MAX(CASE WHEN place = (many + 1) / 2 THEN duration END), "
+        "MAX(CASE WHEN place = (many * 19 + 19) / 20 THEN duration END) FROM "
+        f"(SELECT {listed}duration, ROW_NUMBER() OVER ({parted} ORDER BY duration) AS place, "
+        f"COUNT(*) OVER ({parted}) AS many FROM usage {where}) AS ranked "
+        + (f"GROUP BY {said} ORDER BY {said} LIMIT CAST(${len(values) + 1} AS bigint)" if by else ""),
+        (*values, limit) if by else values,
+    )
+    return {tuple(row[:-2]): Latency(*row[-2:]) for row in rows if row[-1] is not None}
 
 
 def requests(window: Window, *, before: tuple[int, str] | None = None, limit: int = 100) -> Script[list[UsageRow]]:
@@ -100,13 +145,13 @@ def requests(window: Window, *, before: tuple[int, str] | None = None, limit: in
         conditions.append(("(at, id) < (CAST(? AS bigint), ?)", before))
     where, values = _where(conditions)
     rows = yield Statement(
-        f"SELECT id, at, workspace, key_id, model, {', '.join(_UNITS)}, cost, whole FROM usage {where} "
+        f"SELECT id, at, workspace, key_id, model, {', '.join(_UNITS)}, cost, whole, duration FROM usage {where} "
         f"ORDER BY at DESC, id DESC LIMIT CAST(${len(values) + 1} AS bigint)",
         (*values, limit),
     )
     return [
-        UsageRow(id, at, workspace, key, model, Units(*units), cost, bool(whole))
-        for id, at, workspace, key, model, *units, cost, whole in rows
+        UsageRow(id, at, workspace, key, model, Units(*units), cost, bool(whole), duration)
+        for id, at, workspace, key, model, *units, cost, whole, duration in rows
     ]
 
 
@@ -130,6 +175,22 @@ def tenants(*, after: str = "", limit: int = 100) -> Script[list[Tenant]]:
         f"{_TENANT} WHERE w.name > $1 ORDER BY w.name LIMIT CAST($2 AS bigint)", (after, limit)
     )
     return [Tenant(*row) for row in rows]
+
+
+def _conditions(window: Window, by: Collection[str], after: Sequence[Any] | None) -> list[tuple[str, Any]]:
+    past = (f"({', '.join(GROUPS[name] for name in by)}) > ({_places(by)})", tuple(after or ()))
+    return window.conditions() if after is None else [*window.conditions(), past]
+
+
+def grants(workspace: str, *, before: str | None = None, limit: int = 100) -> Script[list[Granted]]:
+    """The newest first, from the first one older than the id `before`."""
+    condition = "" if before is None else "AND (at, id) < (SELECT at, id FROM grants WHERE id = $3)"
+    rows = yield Statement(
+        f"SELECT id, at, amount, note, actor FROM grants WHERE workspace = $1 {condition} "
+        "ORDER BY at DESC, id DESC LIMIT CAST($2 AS bigint)",
+        (workspace, limit) if before is None else (workspace, limit, before),
+    )
+    return [Granted(*row) for row in rows]
 
 
 def _places(by: Collection[str]) -> str:

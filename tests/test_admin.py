@@ -9,10 +9,11 @@ import pytest
 
 import app
 from handlers.door.admission import judge
+from handlers.door.gateway import VERSION
 from scripts.triton import Triton
 from store import open_store
 from store.accounts import settle
-from store.records import Closing, Units, Usage
+from store.records import Closing, Failure, Units, Usage
 from tests.gateway import Conch
 from tests.raw import Answer, Wire, await_true, bearer, quiet, script
 from tests.stores import new_database, written
@@ -29,6 +30,7 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("PATCH", "/workspaces/acme", {"plan": "pro"}),
     ("GET", "/workspaces/acme/credits", None),
     ("POST", "/workspaces/acme/credits", {"amount_usd": "1"}),
+    ("GET", "/workspaces/acme/grants", None),
     ("GET", "/keys", None),
     ("POST", "/keys", {"workspace": "acme"}),
     ("GET", "/keys/key_none", None),
@@ -40,8 +42,9 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/audit", None),
     ("GET", "/models", None),
     ("GET", "/deployments", None),
+    ("GET", "/about", None),
 ]
-LISTS = [path for method, path, _ in ROUTES if method == "GET" and path.count("/") == 1]
+LISTS = [path for method, path, _ in ROUTES if method == "GET" and path.count("/") == 1 and path != "/about"]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -221,6 +224,31 @@ def test_plans(shop: Conch) -> None:
         "keys": True,
     }
     assert list(plans.values()) == shop.command("plans")
+
+
+def test_grants_the_newest_first(shop: Conch) -> None:
+    done(shop, "POST", "/workspaces", {"name": "granted", "plan": "pro"})
+    assert done(shop, "GET", "/workspaces/granted/grants")["data"] == []
+    for amount in ("1", "2.5", "0.000000001"):
+        done(shop, "POST", "/workspaces/granted/credits", {"amount_usd": amount, "note": f"of {amount}"})
+    found = [grant for page in pages(shop, "/workspaces/granted/grants", 2) for grant in page]
+    assert [(grant["amount_usd"], grant["note"]) for grant in found] == [
+        ("0.000000001", "of 0.000000001"),
+        ("2.50", "of 2.5"),
+        ("1.00", "of 1"),
+    ]
+    assert {grant["by"] for grant in found} == {"admin:127.0.0.1"}
+    assert found[0]["at"] / 1e6 == pytest.approx(time.time(), abs=60)
+    ask(shop, "GET", "/workspaces/nobody/grants").error(404, param="name")
+
+
+def test_what_the_dashboard_has_to_know(shop: Conch) -> None:
+    about = done(shop, "GET", "/about")
+    assert (about["version"], about["api_url"]) == (VERSION, None)
+    assert {"id": "pipe_sales", "workspace": "acme", "models": {"chat": "vllm"}} in about["pipelines"]
+    known = {model["id"]: model for model in about["models"]}
+    assert (known["private"]["task"], known["private"]["workspaces"]) == ("chat", ["other"])
+    assert known["voice"]["voices"] == ["alloy", "nova", "onyx", "storyteller"]
 
 
 # Keys
@@ -407,8 +435,10 @@ async def sales(shop: Conch, database: str) -> list[tuple[int, str, str, str]]:
         row = (day, ("acme", "free")[number % 2], f"key_{number % 3}", ("vllm", "voice")[number % 2])
         units = Units(10, 4, number, 1, 2, 1500)
         now = START + day * DAY + second * 1_000_000
-        usage = Usage(now, row[1], row[2], row[3], units, cost=1_000_000 + number, whole=number != 7)
-        await store.run(settle([Closing(f"req_{number:02}", usage=usage)], now))
+        took = None if number == 0 else number * 1000
+        usage = Usage(now, row[1], row[2], row[3], units, cost=1_000_000 + number, whole=number != 7, duration=took)
+        failure = Failure(now, row[1], row[2], row[3], 502) if number % 4 == 0 else None
+        await store.run(settle([Closing(f"req_{number:02}", usage=usage, failure=failure)], now))
         ran.append(row)
     await store.close()
     return ran
@@ -433,7 +463,9 @@ async def test_requests_one_by_one(shop: Conch, sales: list[tuple[int, str, str,
         "seconds": 1.5,
         "cost_usd": "0.001",
         "whole": True,
+        "duration_ms": None,
     }
+    assert rows[0]["duration_ms"] == 24.0
     assert [row["id"] for row in rows if not row["whole"]] == ["req_07"]
     narrow = "/requests?workspace=free&key=key_1&model=voice&since=2024-10-05T00:00:02Z&until=2024-10-07T00:00:04Z"
     assert [row["id"] for row in done(shop, "GET", narrow)["data"]] == ["req_13", "req_07"]
@@ -450,6 +482,7 @@ async def test_usage_summed_up(shop: Conch, sales: list[tuple[int, str, str, str
     assert [tuple(line[name] for name in names) for line in lines] == sorted(expected)
     for line, numbers in zip(lines, (expected[group] for group in sorted(expected)), strict=True):
         assert line["requests"] == len(numbers)
+        assert line["errors"] == sum(number % 4 == 0 for number in numbers)
         assert line["output_tokens"] == sum(numbers)
         assert (line["input_tokens"], line["cached_tokens"]) == (10 * len(numbers), 4 * len(numbers))
         assert (line["images"], line["characters"], line["seconds"]) == (
@@ -458,6 +491,45 @@ async def test_usage_summed_up(shop: Conch, sales: list[tuple[int, str, str, str
         cost = sum(1_000_000 + number for number in numbers)
         assert float(line["cost_usd"]) == pytest.approx(cost / 1e9, abs=1e-12)
     assert lines == shop.command("usage", "--until", "2024-10-09", "--by", by)
+    timed = [line for page in pages(shop, f"/usage?until=2024-10-09&latency=true&by={by}", 3) for line in page]
+    for line, plain, numbers in zip(timed, lines, (expected[group] for group in sorted(expected)), strict=True):
+        took = sorted(number for number in numbers if number)  # in ms; of the first one nobody knows
+        quantiles = {"p50": took[(len(took) - 1) // 2], "p95": took[-(-len(took) * 19 // 20) - 1]} if took else None
+        assert line.pop("latency_ms") == quantiles
+        assert line == plain
+
+
+def test_a_request_that_fails_is_counted(shop: Conch) -> None:
+    key = make_key(shop, name="unlucky")
+    before = time.time()
+    with Wire(shop.url) as wire:
+        for message, status in (('script: {"pieces": ["a"], "fail_after": 0}', 502), ("hello", 200)):
+            body = {"model": "vllm", "messages": [{"role": "user", "content": message}]}
+            wire.request(
+                "POST",
+                "/v1/chat/completions",
+                json.dumps(body).encode(),
+                content_type="application/json",
+                **bearer(key["key"]),
+            )
+            assert wire.answer("POST").status == status
+
+    def line() -> dict[str, Any]:
+        (found,) = done(shop, "GET", f"/usage?by=model&latency=true&key={key['id']}")["data"]
+        return dict(found)
+
+    await_true(lambda: line()["errors"] == 1)  # it is written behind the answer
+    found = line()
+    assert found["requests"] == 1
+    assert 0 < found["latency_ms"]["p50"] == found["latency_ms"]["p95"] < (time.time() - before) * 1000
+
+
+def test_a_group_whose_times_are_unknown(shop: Conch, sales: list[tuple[int, str, str, str]]) -> None:
+    query = "/usage?by=key&latency=true&until=2024-10-04T00:00:01Z"
+    (line,) = done(shop, "GET", query)["data"]
+    assert (line["requests"], line["errors"], line["latency_ms"]) == (1, 1, None)
+    (nothing,) = done(shop, "GET", "/usage?by=&latency=true&workspace=nobody")["data"]
+    assert (nothing["requests"], nothing["errors"], nothing["latency_ms"]) == (0, 0, None)
 
 
 # Audit and models

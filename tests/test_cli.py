@@ -160,10 +160,10 @@ async def test_usage_for_people_and_programs(shop: Conch, here: Callable[..., En
     # In a thread: a command has a loop of its own.
     lines = (await asyncio.to_thread(here, *asked)).stdout.splitlines()
     assert [line.split()[:4] for line in lines[1:3]] == [
-        ["busy", "assistant", "2", "2000"],
-        ["busy", "voice", "1", "1000"],
+        ["busy", "assistant", "2", "0"],
+        ["busy", "voice", "1", "0"],
     ]
-    assert lines[3].split() == ["total", "3", "3000", "0", "60", "0", "0", "0.0", "0.0045"]
+    assert lines[3].split() == ["total", "3", "0", "3000", "0", "60", "0", "0", "0.0", "0.0045"]
     assert len({len(line) for line in lines}) == 1, "numbers end in line"
     days = shop.command("usage", "--workspace", "busy", "--by", "day", "--since", "2023-11-15", "--until", "2023-11-16")
     assert [(line["day"], line["requests"], line["cost_usd"]) for line in days] == [("2023-11-15", 1, "0.0015")]

@@ -21,6 +21,7 @@ from store.records import (
     Claim,
     Closing,
     Conflict,
+    Failure,
     File,
     Hold,
     Recorded,
@@ -91,7 +92,11 @@ async def fill(store: Store, requests: int = 1200) -> ledger.Minted:
     await store.run(responses.keep([(turn, 0)], NOW))
     for start in range(0, requests, 500):
         used = [
-            Closing(f"req_{number}", usage=Usage(NOW, "acme", first.id, "m", Units(output_tokens=number), cost=number))
+            Closing(
+                f"req_{number}",
+                usage=Usage(NOW, "acme", first.id, "m", Units(output_tokens=number), cost=number, duration=number),
+                failure=Failure(NOW, "acme", first.id, "m", 502),
+            )
             for number in range(start, min(start + 500, requests))
         ]
         await store.run(accounts.settle(used, NOW))

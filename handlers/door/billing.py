@@ -1,6 +1,7 @@
 """What a request costs: credits held for the most that it can, settled by what it used just before its last frame."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from config import Price
 from handlers.door.errors import ApiError, Forbidden
 from handlers.door.lifetime import RELEASED_IN, Headers, Request
 from store import accounts
-from store.records import Closing, Held, Hold, Recorded, StoreUnavailable, Units, Usage
+from store.records import Closing, Failure, Held, Hold, Recorded, StoreUnavailable, Units, Usage
 
 if TYPE_CHECKING:
     from handlers.door.gateway import Gateway
@@ -129,11 +130,14 @@ class Bill:
             return None
         self._ended = True
         request = self._request
-        failed = not request.left and not (request.timed_out and request.started)
+        failed = not request.left and not (request.failed == 504 and request.started)
         closing = self._closing(whole=False, used=request.kept if failed else request.used)
-        if not closing.held and closing.claim is None and closing.usage is None:
-            return None
+        closing.failure = self._failure()
         teller = request.gateway.store.teller
+        if not closing.held and closing.claim is None and closing.usage is None:
+            if closing.failure is not None:
+                teller.release(closing)  # for the reports: nobody waits for that
+            return None
         return asyncio.wait([teller.release(closing)], timeout=0 if teller.away else RELEASED_IN)
 
     def _closing(self, *, whole: bool, used: Callable[[], Units] | None) -> Closing:
@@ -151,8 +155,18 @@ class Bill:
         assert request.authority is not None, "the endpoint admits first"
         key = request.authority.key
         self._at = self._at or request.gateway.clock()  # once: it is a part of the row's identity
-        self.usage = Usage(self._at, key.workspace, key.id, self.model, units, cost, whole)
+        duration = int((time.perf_counter() - request.started_at) * MILLION)
+        self.usage = Usage(self._at, key.workspace, key.id, self.model, units, cost, whole, duration)
         return self.usage
+
+    def _failure(self) -> Failure | None:
+        """Of a request that reached a model and was answered with an error that is not its own."""
+        request = self._request
+        if self.model is None or request.failed < 500 or request.left:
+            return None
+        assert request.authority is not None, "the endpoint admits first"
+        key = request.authority.key
+        return Failure(self._at or request.gateway.clock(), key.workspace, key.id, self.model, request.failed)
 
 
 _NOTHING = Units()

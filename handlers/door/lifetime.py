@@ -85,7 +85,6 @@ class Request:
         "started_at",
         "status",
         "take",
-        "timed_out",
         "trace",
         "unchecked",
         "upstream_seconds",
@@ -116,7 +115,6 @@ class Request:
         self.bytes_only = False  # the answer is a file: no frame of ours may get into it
         self.started = False  # the answer's head is out
         self.finishes = False  # what it asked of a model runs to its end, also when the client leaves
-        self.timed_out = False  # the deadline ended it
         self.left = False  # the client has left, and that was the end
         self._head = b""  # of a stream, until its first piece leaves
         self.endpoint: Endpoint | None = None
@@ -146,6 +144,11 @@ class Request:
         """The name that the client gave the request, if that is one: up to 512 printable characters."""
         id = self.header(b"x-client-request-id")
         return id if id is not None and len(id) <= 512 and id.isascii() and id.decode().isprintable() else None
+
+    @property
+    def failed(self) -> int:
+        """The status of the error that ended it, 0 where none did."""
+        return 0 if self.refusal is None else self.refusal.status
 
     def on_end(self, release: Release) -> None:
         """Have `release` called when the request has ended, well or not, the last one first."""
@@ -260,7 +263,6 @@ class Request:
             refusal = _STOPPING  # for who is still there: the server does not wait any longer
         except Exception as error:  # noqa: BLE001 - translate logs what it does not know
             refusal = translate(error, self.id)
-            self.timed_out = refusal.status == 504
             if self.renamed is not None:
                 refusal = self.renamed(refusal)
         self.refusal = refusal

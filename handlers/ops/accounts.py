@@ -17,18 +17,20 @@ from handlers.ops import values
 from handlers.ops.cards import (
     AccountCard,
     EventCard,
+    GrantCard,
     KeyCard,
     NewKey,
     PlanCard,
     WorkspaceCard,
     account_card,
     event_card,
+    grant_card,
     plan_card,
     workspace_card,
 )
 from store import Store, ledger, records, reports
 from store.accounts import account, grant
-from store.reports import GROUPS, UsageLine, UsageRow, Window
+from store.reports import GROUPS, Latency, UsageLine, UsageRow, Window
 from store.script import Script
 
 ALL = 100_000
@@ -111,6 +113,14 @@ class Accounts:
         with _named("name"):
             return account_card(await self._store.run(account(workspace, now=self._clock())))
 
+    async def grants(self, workspace: str, before: str | None = None, limit: int = ALL) -> list[GrantCard]:
+        """What was added, newest first, from the first one older than the id `before`. Raises 404."""
+        with _named("name"):
+            await self._store.run(ledger.get_workspace(workspace))
+        return [
+            grant_card(each) for each in await self._store.run(reports.grants(workspace, before=before, limit=limit))
+        ]
+
     # Keys
 
     async def keys(self, workspace: str | None = None, after: str = "", limit: int = ALL) -> list[KeyCard]:
@@ -187,6 +197,12 @@ class Accounts:
     ) -> list[UsageLine]:
         """Sums for each group of `by`."""
         return await self._store.run(reports.usage(window, by, after=after, limit=limit))
+
+    async def latencies(
+        self, window: Window, by: Sequence[str], after: Sequence[Any] | None, limit: int
+    ) -> dict[tuple[Any, ...], Latency]:
+        """How long what ran took, for each group of `by`."""
+        return await self._store.run(reports.latencies(window, by, after=after, limit=limit))
 
     async def requests(self, window: Window, before: tuple[int, str] | None, limit: int) -> list[UsageRow]:
         """One by one, newest first."""

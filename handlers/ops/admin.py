@@ -21,6 +21,7 @@ from handlers.ops.accounts import Accounts, groups, plans, told
 from handlers.ops.cards import (
     AccountCard,
     EventCard,
+    GrantCard,
     KeyCard,
     NewKey,
     Page,
@@ -28,6 +29,7 @@ from handlers.ops.cards import (
     RequestCard,
     UsageCard,
     WorkspaceCard,
+    latency_card,
     request_card,
     usage_card,
 )
@@ -78,9 +80,10 @@ class UsageQuery(Paging):
 
 
 class SumQuery(UsageQuery):
-    """`by`: the names of what to sum up by, with commas between them."""
+    """`by`: the names of what to sum up by, with commas between them; `latency`: tell how long they took, too."""
 
     by: str = "workspace,model"
+    latency: bool = False
 
 
 class NewWorkspace(Body):
@@ -179,6 +182,12 @@ async def show_credits(request: Request) -> AccountCard:
     return await _accounts(request).account(_named(request, "name"))
 
 
+async def list_grants(request: Request, query: Paging) -> Page[GrantCard]:
+    """What was added, newest first. Raises 404."""
+    found = await _accounts(request).grants(_named(request, "name"), query.after, query.limit + 1)
+    return _page(found, query, lambda card: card.id)
+
+
 async def list_keys(request: Request, query: KeyQuery) -> Page[KeyCard]:
     """The keys without their secrets, oldest first."""
     found = await _accounts(request).keys(query.workspace, query.after or "", query.limit + 1)
@@ -231,9 +240,15 @@ async def sum_usage(request: Request, query: SumQuery) -> Page[UsageCard]:
         by = groups(query.by)
     kinds = GenericAlias(tuple, tuple(Time if name == "day" else Text for name in by))
     after = _point(query, kinds) if by else None
-    lines = await _accounts(request).usage(query.window(), by, after, query.limit + 1)
+    accounts, window = _accounts(request), query.window()
+    lines = await accounts.usage(window, by, after, query.limit + 1)
     page = _page(lines, query, lambda line: _cursor(line.group))
-    return Page([usage_card(line, by) for line in page.data], page.has_more, page.next)
+    cards = [usage_card(line, by) for line in page.data]
+    if query.latency:
+        known = await accounts.latencies(window, by, after, query.limit)
+        for card, line in zip(cards, page.data, strict=True):
+            card.latency_ms = latency_card(known.get(line.group))
+    return Page(cards, page.has_more, page.next)
 
 
 async def list_requests(request: Request, query: UsageQuery) -> Page[RequestCard]:

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from config import Plan
 from handlers.ops.values import usd
 from store.records import Account, Event, Units
-from store.reports import Tenant, UsageLine, UsageRow
+from store.reports import Granted, Latency, Tenant, UsageLine, UsageRow
 
 T = TypeVar("T")
 
@@ -64,6 +64,16 @@ class AccountCard(msgspec.Struct):
     spend_limit_usd: str | None
 
 
+class GrantCard(msgspec.Struct):
+    """Credits that were added, and `by` whom."""
+
+    id: str
+    at: int
+    amount_usd: str
+    note: str
+    by: str
+
+
 class KeyCard(msgspec.Struct):
     """A key without its secret, of which `prefix` is the start. `last_used_at` is some seconds late."""
 
@@ -100,14 +110,25 @@ class EventCard(msgspec.Struct):
     details: dict[str, Any]
 
 
+class LatencyCard(msgspec.Struct):
+    """How many ms half of the requests took at most, and 19 of 20."""
+
+    p50: float
+    p95: float
+
+
 class UsageCard(msgspec.Struct, kw_only=True):
-    """What a group of requests took of the models and what it cost; the fields that were asked for name the group."""
+    """What a group of requests took of the models and what it cost; the fields that were asked for name the group.
+
+    `errors`: those that reached a model and failed, beside the `requests`, which ran.
+    """
 
     day: str | UnsetType = UNSET
     workspace: str | UnsetType = UNSET
     key: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
     requests: int
+    errors: int
     input_tokens: int
     cached_tokens: int
     output_tokens: int
@@ -115,6 +136,7 @@ class UsageCard(msgspec.Struct, kw_only=True):
     characters: int
     seconds: float
     cost_usd: str
+    latency_ms: LatencyCard | UnsetType | None = UNSET
 
 
 class RequestCard(msgspec.Struct):
@@ -133,6 +155,7 @@ class RequestCard(msgspec.Struct):
     seconds: float
     cost_usd: str
     whole: bool
+    duration_ms: float | None
 
 
 def plan_card(name: str, plan: Plan) -> PlanCard:
@@ -161,6 +184,11 @@ def account_card(account: Account) -> AccountCard:
     )
 
 
+def grant_card(granted: Granted) -> GrantCard:
+    """Of a row of the store."""
+    return GrantCard(granted.id, granted.at, usd(granted.amount), granted.note, granted.by)
+
+
 def event_card(event: Event) -> EventCard:
     """Of a row of the store."""
     details = dict(event.details)
@@ -175,13 +203,26 @@ def usage_card(line: UsageLine, by: list[str]) -> UsageCard:
     group = dict(zip(by, line.group, strict=True))
     if "day" in group:
         group["day"] = (date(1970, 1, 1) + timedelta(days=group["day"])).isoformat()
-    return UsageCard(requests=line.requests, **_taken(line.units), cost_usd=usd(line.cost), **group)
+    return UsageCard(requests=line.requests, errors=line.errors, **_taken(line.units), cost_usd=usd(line.cost), **group)
+
+
+def latency_card(latency: Latency | None) -> LatencyCard | None:
+    """Of a row of the store; None where nothing ran whose time is known."""
+    return None if latency is None else LatencyCard(latency.p50 / 1000, latency.p95 / 1000)
 
 
 def request_card(row: UsageRow) -> RequestCard:
     """Of a row of the store."""
     return RequestCard(
-        row.id, row.at, row.workspace, row.key, row.model, **_taken(row.units), cost_usd=usd(row.cost), whole=row.whole
+        row.id,
+        row.at,
+        row.workspace,
+        row.key,
+        row.model,
+        **_taken(row.units),
+        cost_usd=usd(row.cost),
+        whole=row.whole,
+        duration_ms=None if row.duration is None else row.duration / 1000,
     )
 
 

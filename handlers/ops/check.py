@@ -8,7 +8,7 @@ from upstream.pool import Pool
 
 
 class Stand(msgspec.Struct):
-    """How a model stands on one server: verified, or the reason why not."""
+    """How a model stands on one server: verified, or the reason why not; requests of this process under way there."""
 
     url: str
     verified: bool
