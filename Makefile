@@ -43,6 +43,9 @@ binary: setup-binary  ## dist/conch, one file that needs nothing installed, and 
 	@$(VENV) scripts/binary.py
 	@$(VENV) -m pytest -m binary $(ARGS)
 
+screenshots: setup-test  ## docs/screenshots anew, from the dashboard's tests
+	@SCREENSHOTS=docs/screenshots $(VENV) -m pytest tests/dashboard $(ARGS)
+
 crash: setup-run  ## kill -9 the gateway 50 times under load, and reconcile its books
 	@$(VENV) scripts/crash.py $(ARGS)
 
@@ -70,5 +73,5 @@ clean:  ## remove the virtual environments, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test test-sdk check bench bench-peers profile binary crash lock lock-peers clean docs bench-cold
+.PHONY: help run serve triton test test-sdk check bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots
 .DEFAULT_GOAL := help

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from handlers import chat, completions, embeddings, images, models, rerank, responses, speech, transcriptions
     from handlers.ops import about, admin, health, openapi
+    from handlers.ops.dashboard import Dashboard
 else:  # each is imported when a request first comes for one of its handlers
     chat, completions, embeddings = Handlers("chat"), Handlers("completions"), Handlers("embeddings")
     images, models, rerank = Handlers("images"), Handlers("models"), Handlers("rerank")
@@ -67,7 +68,7 @@ OPERATOR: list[tuple[str, str, Handler]] = [
     ("GET", "/docs", openapi.page),
     ("GET", "/docs/{file}", openapi.asset),
 ]
-ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOKEN is set
+ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOKEN is set; so is /dashboard
     ("GET", "/workspaces", admin.list_workspaces),
     ("POST", "/workspaces", admin.create_workspace),
     ("GET", "/workspaces/{name}", admin.show_workspace),
@@ -152,17 +153,22 @@ def _routes(config: Config) -> tuple[dict[tuple[str, str], Later], Callable[[], 
     return hot, rest
 
 
-def _admin() -> list[tuple[str, str, Later]]:
+def _admin() -> list[tuple[str, str, "Later | Dashboard"]]:
     """None, where there is no token that opens them."""
     token = admin_token()
     if token is None:
         return []
     from handlers.ops import admin
+    from handlers.ops.dashboard import Dashboard
 
-    gate = admin.gatekeeper(token)
+    gate, dashboard = admin.gatekeeper(token), Dashboard()
     return [
-        (method, f"/admin{path}", Later(handler, route=f"{method} /admin{path}", gate=gate, headers=admin.HEADERS))
-        for method, path, handler in ADMIN
+        *(
+            (method, f"/admin{path}", Later(handler, route=f"{method} /admin{path}", gate=gate, headers=admin.HEADERS))
+            for method, path, handler in ADMIN
+        ),
+        ("GET", "/dashboard", dashboard),
+        ("GET", "/dashboard/{path:path}", dashboard),
     ]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from store.records import Conflict, StoreError  # noqa: E402
 from store.teller import Clock  # noqa: E402
 
 URLS, GRPC = "CONCH_UPSTREAMS__LOCAL__URLS", "CONCH_UPSTREAMS__LOCAL__GRPC"
+TOKEN = "CONCH_ADMIN_TOKEN"
 KEY_FILE = ROOT / "var" / "dev.key"
 WORKSPACE, BY = "dev", "make run"
 
@@ -55,6 +57,7 @@ def _run() -> int:
             os.environ[GRPC] = triton.grpc_url
         key = asyncio.run(_key(load(), known))
         _write_key(key)
+        os.environ.setdefault(TOKEN, secrets.token_urlsafe(16))
         process, address = stack.enter_context(_gateway())
         print(_welcome(address, key), flush=True)
         return _wait(process, triton.process if triton else None)
@@ -135,6 +138,8 @@ Conch is ready at {address}/v1 (Ctrl-C stops it). The key is also in var/dev.key
   curl -N {address}/v1/chat/completions -H "Authorization: Bearer {key}" \\
     -H "Content-Type: application/json" \\
     -d '{{"model": "assistant", "stream": true, "messages": [{{"role": "user", "content": "What is Conch?"}}]}}'
+
+The dashboard is at {address}/dashboard; sign in with {os.environ[TOKEN]}
 """
 
 

@@ -109,6 +109,8 @@ def missing_packages(purpose: str) -> list[str]:
         missing.append(f"libpython{VERSION}")  # Triton's Python stub links it; python3 alone lacks it
     if purpose == "test" and not which_system("curl"):
         missing.append("curl")  # the README's lines are run as they stand
+    if purpose == "test" and not which_system("chromium"):
+        missing.append("chromium")  # the dashboard is clicked through
     if purpose in ("test", "binary") and not postgres_programs():
         missing.append("postgresql")
     if purpose in ("bench", "peers", "profile"):

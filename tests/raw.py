@@ -86,7 +86,7 @@ class Wire:
         status, headers = self.answer_head()
         while status == 100:
             status, headers = self.answer_head()
-        if method == "HEAD":
+        if method == "HEAD" or status == 304:
             return Answer(status, headers, b"")
         if headers.get("transfer-encoding") == "chunked":
             return Answer(status, headers, b"".join(iter(self.chunk, b"")))

@@ -32,6 +32,8 @@ class Exchange(RequestResponseCycle):
         self.waiting_for_100_continue = False
         date = b"".join([b"%b: %b\r\n" % each for each in self.default_headers])
         close = b"" if self.keep_alive else b"connection: close\r\n"
+        if status == 304:  # which has no body, nor the length of one
+            return b"%b%b%b%b\r\n" % (STATUS_LINE[status], date, lines, close)
         if length is not None:
             return b"%b%b%bcontent-length: %d\r\n%b\r\n" % (STATUS_LINE[status], date, lines, length, close)
         self.chunked = self.scope["method"] != "HEAD"
