@@ -59,7 +59,7 @@ async def at_once(fleet: list[Conch], key: str, count: int) -> list[Answer]:
 async def test_the_bucket_is_exact(fleet: list[Conch]) -> None:
     """The issue's own measure: 200 at once, one key of 50 per minute, four processes."""
     key = fleet[0].key("acme", "--limit", "50")
-    started = time.monotonic()
+    started, wall = time.monotonic(), time.time()
     answers = await at_once(fleet, key, 200)
     refilled = int((time.monotonic() - started) * 50 / 60)
     statuses = Counter(answer.status for answer in answers)
@@ -68,7 +68,7 @@ async def test_the_bucket_is_exact(fleet: list[Conch]) -> None:
     for answer in answers:
         assert answer.headers["x-ratelimit-limit"] == "50"
         assert answer.headers["x-ratelimit-tier"] == "pro"
-        assert 0 <= int(answer.headers["x-ratelimit-reset"]) - time.time() <= 61
+        assert wall <= int(answer.headers["x-ratelimit-reset"]) <= time.time() + 61
         if answer.status == 429:
             error = answer.error(429)
             assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")

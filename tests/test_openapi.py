@@ -19,6 +19,7 @@ from PIL import Image
 import app
 from config import load
 from handlers.door.errors import ApiError
+from handlers.door.later import Later
 from handlers.door.schemas import chat
 from handlers.ops.openapi import examples
 from handlers.ops.openapi.document import document
@@ -131,6 +132,8 @@ def test_every_route_is_in_it(made: dict[str, Any], monkeypatch: pytest.MonkeyPa
     told = {(method, path) for method, path, _ in operations(made)}
     aliases = {path for path, item in made["paths"].items() if "servers" not in item}
     for route in routes:
+        if not isinstance(route.endpoint, Later):
+            continue  # the dashboard's pages
         path = re.sub(r":\w+}", "}", route.path)
         for method in (route.methods or set()) - {"HEAD"}:
             assert (method, path) in told or path.removeprefix("/api") in aliases, route.path
