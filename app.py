@@ -254,7 +254,7 @@ def _work(config: Config, cells: Cells, number: int, sockets: list[socket.socket
         uvicorn.Config(
             application,
             loop="uvloop",
-            http=configured(settings.max_header, settings.header_timeout),
+            http=configured(settings.max_header, settings.max_url, settings.header_timeout),
             ws="none",
             lifespan="off",  # uvicorn's would go through Starlette, and say no more than that it failed
             log_config=None,

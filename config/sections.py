@@ -53,6 +53,7 @@ class Server(Section, frozen=True):
     max_body: Size = Size(16 << 20)  # a larger JSON body is a 413
     max_upload: Size = Size(256 << 20)  # a larger form, such as a recording to transcribe, is a 413
     max_header: Size = Size(64 << 10)  # larger headers are a 431
+    max_url: Size = Size(8 << 10)  # a longer one is a 414
     header_timeout: Period = Period(10)  # headers that take longer are a 408
     body_timeout: Period = Period(30)  # a silence this long within a body is a 408
     write_timeout: Period = Period(60)  # a client that reads nothing for so long has left

@@ -338,7 +338,7 @@ async def inside(conch: Conch, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     """The port of a gateway in the test's own loop, which sends a comment after each 0.1 s of silence."""
     monkeypatch.setattr(lifetime, "KEEP_ALIVE_EVERY", 0.1)
     application = build(load(conch.config, variables={}))
-    http = configured(64 << 10, 10)
+    http = configured(64 << 10, 8 << 10, 10)
     server = uvicorn.Server(
         uvicorn.Config(application, port=0, http=http, ws="none", lifespan="on", log_config=None, access_log=False)
     )

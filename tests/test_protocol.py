@@ -60,7 +60,7 @@ def test_many_headers(wire: Wire) -> None:
 
 def test_long_path(wire: Wire) -> None:
     wire.send(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")
-    refused(wire, 431, "headers_too_large")
+    refused(wire, 414, "url_too_long")
 
 
 def test_head_of_60_kb(wire: Wire) -> None:
@@ -344,7 +344,6 @@ def test_upgrade_is_not_taken(wire: Wire, key: str, protocol: str) -> None:
 @pytest.mark.parametrize(
     ("target", "status"),
     [
-        ("http://example.org/healthz", 200),
         ("/healthz?x=%zz&=&", 200),
         ("/healthz#x", 200),
         ("/%68ealthz", 200),

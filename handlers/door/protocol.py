@@ -8,7 +8,8 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from handlers.door.errors import ApiError, InvalidRequest, encode
+from handlers.door.errors import ApiError, encode
+from handlers.door.framing import INVALID, OVERHEAD, TOO_LARGE, TOO_LONG, TOO_SLOW, fault
 from handlers.door.ids import request_id
 
 JOIN_BELOW = 1 << 20  # a smaller body is copied behind its head: cheaper than two buffers
@@ -66,12 +67,14 @@ class Exchange(RequestResponseCycle):
 
 
 class HeadProtocol(HttpToolsProtocol):
-    """One connection. A head over `max_header` bytes is a 431, one unfinished after `header_timeout` seconds a 408.
+    """One connection. A head over `max_header` bytes is a 431, a URL over `max_url` a 414, a head unfinished after
+    `header_timeout` seconds a 408.
 
     uvicorn never tells a handler that its client has left; `scope["connection"].running` is told, at once.
     """
 
     max_header = 64 << 10
+    max_url = 8 << 10
     header_timeout = 10.0
     linger = 5.0
 
@@ -81,10 +84,11 @@ class HeadProtocol(HttpToolsProtocol):
         self.served: Exchange | None = None  # the one that is answered; `cycle` is the newest
         self._in_head = True  # or between two requests
         self._head_bytes = 0
+        self._overhead = 0  # what the framing of this body has taken, beyond what it may
         self._head_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         self._refused = False
-        self._refusal = _INVALID
+        self._refusal: ApiError = INVALID
         self._upgrading = b""  # the method of a request that asks for another protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -111,6 +115,8 @@ class HeadProtocol(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
+        else:
+            self._overhead += len(data)
         self._unset_keepalive_if_required()
         try:
             self._feed(data)
@@ -119,8 +125,10 @@ class HeadProtocol(HttpToolsProtocol):
             return
         if not self._in_head or not self._head_bytes:
             self._stop_head_timer()
+            if self._overhead > self.max_header:
+                self._refuse(INVALID)  # chunk extensions or trailers without end
         elif self._head_bytes > self.max_header:
-            self._refuse(_TOO_LARGE)
+            self._refuse(TOO_LARGE if len(self.url) <= self.max_url else TOO_LONG)
         elif self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.header_timeout, self._head_too_slow)
 
@@ -140,8 +148,26 @@ class HeadProtocol(HttpToolsProtocol):
         self.url, self.headers = b"", []
         self.expect_100_continue = False
         self._head_bytes = self._head_bytes or 1
+        self._overhead = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+            return
+        self._overhead += len(name) + len(value)  # a trailer, behind the body: nobody's header
+        if self._overhead > self.max_header:
+            raise httptools.HttpParserError("trailers too large")
+
+    def on_body(self, body: bytes) -> None:
+        self._overhead -= (1 + OVERHEAD) * len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
+        version = self.parser.get_http_version()
+        refusal = fault(version, self.url, self.headers, self.max_url)
+        if refusal is not None:
+            self._refusal = refusal
+            raise httptools.HttpParserError("refused")
         method = self.parser.get_method()
         if self.parser.should_upgrade() and method != b"CONNECT":
             self._upgrading = method
@@ -149,9 +175,8 @@ class HeadProtocol(HttpToolsProtocol):
         if self._head_bytes > self.max_header:  # counted with what followed the head in the same read: now by itself
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self.max_header:
-                self._refusal = _TOO_LARGE
+                self._refusal = TOO_LARGE
                 raise httptools.HttpParserError("head too large")
-        version = self.parser.get_http_version()
         previous: RequestResponseCycle | None = self.cycle
         self.cycle = exchange = Exchange(
             scope=self._scope(method, version),
@@ -222,7 +247,7 @@ class HeadProtocol(HttpToolsProtocol):
     def _head_too_slow(self) -> None:
         self._head_timer = None
         if self._head_bytes:
-            self._refuse(_TOO_SLOW)
+            self._refuse(TOO_SLOW)
         else:
             self.transport.close()
 
@@ -267,15 +292,7 @@ class HeadProtocol(HttpToolsProtocol):
             self._close_timer = None
 
 
-_INVALID = InvalidRequest("The request is not valid HTTP.", code="invalid_http")
-_TOO_LARGE = InvalidRequest(
-    "The headers of the request are too large; send fewer or shorter ones.",
-    status=431,
-    code="headers_too_large",
-)
-_TOO_SLOW = InvalidRequest("The headers of the request did not arrive in time.", status=408, code="request_timeout")
-
-
-def configured(max_header: int, header_timeout: float) -> type[HeadProtocol]:
-    """The protocol with a server's own limits: bytes, seconds."""
-    return type("ConfiguredProtocol", (HeadProtocol,), {"max_header": max_header, "header_timeout": header_timeout})
+def configured(max_header: int, max_url: int, header_timeout: float) -> type[HeadProtocol]:
+    """The protocol with a server's own limits: bytes, bytes, seconds."""
+    limits = {"max_header": max_header, "max_url": max_url, "header_timeout": header_timeout}
+    return type("ConfiguredProtocol", (HeadProtocol,), limits)
