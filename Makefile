@@ -22,10 +22,11 @@ test: setup-test  ## every test; make test ARGS="-k chat -x"
 test-sdk: setup-test setup-sdk  ## every client of docs/clients.md, for real; ARGS=--write writes what works into it
 	@$(VENV) -m pytest -m sdk tests/sdk $(ARGS)
 
-check: setup-check  ## lint, format and types
+check: setup-check  ## lint, format, types, and the advisories on what is locked
 	@$(VENV) -m ruff check
 	@$(VENV) -m ruff format --check
 	@$(VENV) -m mypy
+	@$(VENV) scripts/audit.py
 
 bench: setup-bench  ## speed against nginx; ARGS="--only unary-16,stream-burst"; BASE=<revision> runs beside this
 	@$(VENV) -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
