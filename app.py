@@ -223,6 +223,7 @@ def _work(config: Config, cells: Cells, number: int, sockets: list[socket.socket
     import uvicorn
 
     from handlers.door.protocol import configured
+    from handlers.ops import limits
 
     application = build(config, cells, number)
     running = contextlib.AsyncExitStack()
@@ -250,11 +251,13 @@ def _work(config: Config, cells: Cells, number: int, sockets: list[socket.socket
                 await running.aclose()
 
     settings = config.server
+    protocol = configured(settings)
+    protocol.limit(settings, limits.claim(settings.max_connections))
     Server(
         uvicorn.Config(
             application,
             loop="uvloop",
-            http=configured(settings.max_header, settings.max_url, settings.header_timeout),
+            http=protocol,
             ws="none",
             lifespan="off",  # uvicorn's would go through Starlette, and say no more than that it failed
             log_config=None,

@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import struct
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from handlers.door import lifetime
 from handlers.door.protocol import configured
 from scripts.triton import Triton
 from tests.gateway import Conch
+from tests.observed import Model, Process
 from tests.raw import Wire, await_true, bearer, chat, head, quiet, script
 
 PATH = "/v1/chat/completions"
@@ -38,69 +37,9 @@ def no_crash(conch: Conch, key: str) -> Iterator[None]:
     quiet(conch, key)
 
 
-class Model:
-    """What the model behind the id `vllm` has counted."""
-
-    def __init__(self, triton: Triton) -> None:
-        self.url = triton.metrics_url
-        self.before = {outcome: self._count(outcome) for outcome in ("started", "cancelled", "finished")}
-
-    def since(self, outcome: str) -> int:
-        """Requests since this object was made."""
-        return self._count(outcome) - self.before[outcome]
-
-    def _count(self, outcome: str) -> int:
-        with urllib.request.urlopen(self.url, timeout=5) as reply:
-            text = reply.read().decode()
-        found = re.search(rf'conch_contract_requests_total{{model="vllm",outcome="{outcome}"}} (\S+)', text)
-        return int(float(found[1])) if found else 0
-
-
 @pytest.fixture
 def model(triton: Triton) -> Model:
     return Model(triton)
-
-
-class Process:
-    """A gateway's process as the kernel sees it."""
-
-    def __init__(self, conch: Conch, triton: Triton) -> None:
-        self.folder = Path(f"/proc/{conch.pid}")
-        self._here, self._there = (f":{urlsplit(each.url).port:04X}" for each in (conch, triton))
-
-    @property
-    def files(self) -> int:
-        """Open ones, but for connections to Triton: those are kept for a while."""
-        return len(list((self.folder / "fd").iterdir())) - len(self.upstream())
-
-    @property
-    def resident(self) -> int:
-        """Bytes."""
-        found = re.search(r"VmRSS:\s+(\d+) kB", (self.folder / "status").read_text())
-        assert found is not None
-        return int(found[1]) * 1024
-
-    def upstream(self) -> set[str]:
-        """Its connections to Triton, by their local addresses."""
-        return {local for local, remote in self._connections() if remote.endswith(self._there)}
-
-    def clients(self) -> set[str]:
-        """The connections of its clients, by their addresses; those that a client has closed, too."""
-        return {remote for local, remote in self._connections() if local.endswith(self._here)}
-
-    def _connections(self) -> Iterator[tuple[str, str]]:
-        rows = [line.split() for line in (self.folder / "net" / "tcp").read_text().splitlines()[1:]]
-        mine = self._sockets()
-        for row in rows:
-            if row[3] != LISTENING and row[9] in mine:
-                yield row[1], row[2]
-
-    def _sockets(self) -> set[str]:
-        inodes = set()
-        for entry in (self.folder / "fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                inodes.add(str(entry.readlink()).removeprefix("socket:[").removesuffix("]"))
-        return inodes
 
 
 @pytest.fixture
@@ -337,8 +276,8 @@ def _listens(conch: Conch) -> bool:
 async def inside(conch: Conch, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """The port of a gateway in the test's own loop, which sends a comment after each 0.1 s of silence."""
     monkeypatch.setattr(lifetime, "KEEP_ALIVE_EVERY", 0.1)
-    application = build(load(conch.config, variables={}))
-    http = configured(64 << 10, 8 << 10, 10)
+    config = load(conch.config, variables={})
+    application, http = build(config), configured(config.server)
     server = uvicorn.Server(
         uvicorn.Config(application, port=0, http=http, ws="none", lifespan="on", log_config=None, access_log=False)
     )

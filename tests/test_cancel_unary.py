@@ -9,8 +9,8 @@ import pytest
 
 from scripts.triton import Triton
 from tests.gateway import Conch
+from tests.observed import Model
 from tests.raw import Wire, await_true, bearer, chat, script
-from tests.test_cancel import Model
 
 PATH = "/v1/chat/completions"
 WAYS = ("grpc", "stream", "none")

@@ -32,6 +32,7 @@ RELEASED_IN = 1.0
 """Seconds for which an answer waits for what its request held to be free again."""
 KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_EVERY = 15.0
+ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})  # answered also when there is no room
 JSON = (b"content-type", b"application/json")
 _JSON = [JSON]
 
@@ -332,6 +333,16 @@ _STOPPING = ApiError(
 )
 
 
+async def _crowded() -> None:
+    """Before anything is taken or asked: it costs next to nothing."""
+    raise ApiError(
+        "Conch has as many requests under way as it may; try again.",
+        status=503,
+        code="overloaded",
+        headers=retry_after(1),
+    )
+
+
 class Lifetime:
     """The ASGI application that the server calls: hot routes by a table, everything else through Starlette."""
 
@@ -358,7 +369,9 @@ class Lifetime:
             return
         request = Request(self.gateway, scope, receive)
         endpoint = self.table.get((scope["method"], scope["path"]))
-        if endpoint is not None:
+        if len(scope["connection"].tasks) > self.gateway.config.server.max_requests and scope["path"] not in ALWAYS:
+            await request.run(_crowded)
+        elif endpoint is not None:
             await request.run(lambda: endpoint.serve(request))
         else:
             scope["conch"] = request

@@ -8,11 +8,14 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from handlers.door.errors import ApiError, encode
+from config import Server
+from handlers.door.errors import ApiError, encode, retry_after
 from handlers.door.framing import INVALID, OVERHEAD, TOO_LARGE, TOO_LONG, TOO_SLOW, fault
 from handlers.door.ids import request_id
 
 JOIN_BELOW = 1 << 20  # a smaller body is copied behind its head: cheaper than two buffers
+CROWD = 64
+"""Connections beyond the last that are told why they are closed; more are reset."""
 _END = b"0\r\n\r\n"
 
 
@@ -75,8 +78,15 @@ class HeadProtocol(HttpToolsProtocol):
 
     max_header = 64 << 10
     max_url = 8 << 10
+    max_connections = 8192
     header_timeout = 10.0
     linger = 5.0
+
+    @classmethod
+    def limit(cls, settings: Server, connections: int) -> None:
+        """From now on these limits, also for connections that are open already."""
+        cls.max_header, cls.max_url, cls.max_connections = settings.max_header, settings.max_url, connections
+        cls.header_timeout = settings.header_timeout
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -93,6 +103,12 @@ class HeadProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            if len(self.connections) < self.max_connections + CROWD:
+                self._refuse(_FULL)
+            else:
+                transport.abort()
+            return
         self._head_timer = self.loop.call_later(self.header_timeout, self._head_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -270,12 +286,12 @@ class HeadProtocol(HttpToolsProtocol):
             cycle.message_event.set()
             if self.running is not None:
                 self.running.leave()
-        body = encode(error)
+        body, told = encode(error), "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in error.headers)
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nx-request-id: {request_id()}\r\n"
             f"openai-processing-ms: 0\r\nserver-timing: gateway;dur=0.00, upstream;dur=0.00\r\n"
-            "connection: close\r\n\r\n"
+            f"{told}connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         self.transport.write_eof()
@@ -292,7 +308,13 @@ class HeadProtocol(HttpToolsProtocol):
             self._close_timer = None
 
 
-def configured(max_header: int, max_url: int, header_timeout: float) -> type[HeadProtocol]:
-    """The protocol with a server's own limits: bytes, bytes, seconds."""
-    limits = {"max_header": max_header, "max_url": max_url, "header_timeout": header_timeout}
-    return type("ConfiguredProtocol", (HeadProtocol,), limits)
+_FULL = ApiError(
+    "Conch has as many connections as it may; try again.", status=503, code="overloaded", headers=retry_after(1)
+)
+
+
+def configured(settings: Server) -> type[HeadProtocol]:
+    """The protocol with a server's own limits."""
+    protocol: type[HeadProtocol] = type("ConfiguredProtocol", (HeadProtocol,), {})
+    protocol.limit(settings, settings.max_connections)
+    return protocol

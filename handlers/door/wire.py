@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from time import perf_counter
 from typing import Any, Generic, TypeVar, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -238,7 +239,7 @@ async def read_json(request: Request) -> bytes:
     settings = request.gateway.config.server
     if length is not None and length > settings.max_body:
         raise _too_large(settings.max_body)
-    body, more = await _piece(request, settings.body_timeout)
+    body, more = await _piece(request)
     if not more:
         return body
     return b"".join([body, *[piece async for piece in _pieces(request, settings.max_body, len(body))]])
@@ -248,19 +249,21 @@ async def _pieces(request: Request, limit: int, size: int = 0) -> AsyncIterator[
     """What is still to come of the body, as it arrives; with the `size` that has come, at most `limit` bytes."""
     more = True
     while more:
-        piece, more = await _piece(request, request.gateway.config.server.body_timeout)
+        piece, more = await _piece(request)
         size += len(piece)
         if size > limit:
             raise _too_large(limit)
         yield piece
 
 
-async def _piece(request: Request, timeout: float) -> tuple[bytes, bool]:
-    """The next piece, at the latest after `timeout` seconds of silence."""
+async def _piece(request: Request) -> tuple[bytes, bool]:
+    """The next piece, unless there is silence for too long, or the whole body takes too long. Raises 408."""
     if request.connection.body_is_here:  # the usual case, which a timer would cost 5 µs
         return await request.receive()
+    settings = request.gateway.config.server
+    left = request.started_at + settings.request_timeout - perf_counter()
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(min(settings.body_timeout, left)):
             return await request.receive()
     except TimeoutError:
         raise InvalidRequest("The body did not arrive in time.", status=408, code="request_timeout") from None

@@ -13,6 +13,7 @@ class _Printer:
     running: Any = None
     body_is_here = True
     more_body = disconnected = write_paused = False
+    tasks = ()
 
     def __init__(self, out: TextIO) -> None:
         self.loop = asyncio.get_running_loop()
