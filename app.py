@@ -264,6 +264,7 @@ def _work(config: Config, cells: Cells, number: int, sockets: list[socket.socket
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            headers=[("x-content-type-options", "nosniff")],
             timeout_keep_alive=int(settings.keep_alive),
             timeout_graceful_shutdown=int(settings.drain),
         )

@@ -1,12 +1,14 @@
 """What the types of the settings cannot say: names that point at something, ids that are unique, addresses."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from config.sections import Config, Model
+    from config.sections import Config, Model, Server
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s@*]+")  # as a browser writes it: "null" is a page of nobody
 PRICED = {
     "chat": ("input", "cached_input", "output"),
     "embedding": ("input",),
@@ -35,11 +37,20 @@ def faults(config: "Config") -> Iterator[str]:
     endpoint = config.tracing.endpoint
     if endpoint is not None and not _is_address(endpoint, ("http", "https")):
         yield f"[tracing] endpoint: {endpoint!r} is no address such as http://collector:4318."
+    yield from _of_server(config.server)
     for name, plan in config.plans.items():
         if plan.default > plan.ceiling:
             yield f"plan {name!r}: default {plan.default} is over its ceiling {plan.ceiling}."
     yield from _of_models(config)
     yield from _of_pipelines(config)
+
+
+def _of_server(server: "Server") -> Iterator[str]:
+    for origin in server.cors_origins:
+        if origin == "*" and len(server.cors_origins) > 1:
+            yield '[server] cors_origins: "*" stands for all pages, and alone.'
+        elif origin != "*" and not _ORIGIN.fullmatch(origin):
+            yield f"[server] cors_origins: {origin!r} is no origin such as https://app.example.com (no path, no /)."
 
 
 def _is_address(text: str, schemes: tuple[str, ...], *, port: bool = False) -> bool:

@@ -63,6 +63,8 @@ class Server(Section, frozen=True):
     keep_alive: Duration = Duration(75)  # an idle connection is closed after this
     drain: Duration = Duration(30)  # at SIGTERM: how long what is under way may take
     access_log: bool = False  # a line of JSON on stdout for each request
+    # web pages that may call the API, such as "https://app.example.com"; ["*"]: all of them
+    cors_origins: list[str] = []
     # debug also logs what models say when they fail, which may repeat a prompt
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch

@@ -44,7 +44,7 @@ def own(triton: Triton, tmp_path: Path) -> Conch:
     return conch
 
 
-def ask(conch: Conch, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+def ask(conch: Conch, method: str, path: str, body: bytes = b"", /, **headers: str) -> Answer:
     with Wire(conch.url) as wire:
         wire.request(method, path, body, **headers)
         return wire.answer()

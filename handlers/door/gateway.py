@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from config import Config, Model, Pipeline
 from handlers.door.billing import Tariff
+from handlers.door.cors import Cors
 from handlers.door.recent import Recent
 from store import Store
 from store.teller import Clock
@@ -39,6 +40,7 @@ class Gateway:
         self.routes: Callable[[], Sequence[Route]] = tuple  # all of them, for who describes them
         self.cells: object = None  # what the processes count in
         self.openapi: bytes | None = None  # that description, once it has been asked for
+        self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}
 
     def enter(self) -> None:

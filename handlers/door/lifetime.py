@@ -317,6 +317,9 @@ class Request:
                 take.reset,
                 take.authority.workspace.plan.encode(),
             )
+        cors = self.gateway.cors
+        if cors is not None:
+            lines += b"".join([b"%b: %b\r\n" % each for each in cors.headers(self)])
         client_id = self.client_id
         if client_id is not None:
             lines += b"x-client-request-id: %b\r\n" % client_id
@@ -379,6 +382,9 @@ class Lifetime:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Starlette's router without its middleware, which would answer errors itself."""
+        cors = self.gateway.cors
+        if cors is not None and scope["method"] == "OPTIONS" and await cors.preflight(scope["conch"]):
+            return
         from starlette.exceptions import HTTPException
 
         scope["app"] = self.app

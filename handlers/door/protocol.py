@@ -291,7 +291,7 @@ class HeadProtocol(HttpToolsProtocol):
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nx-request-id: {request_id()}\r\n"
             f"openai-processing-ms: 0\r\nserver-timing: gateway;dur=0.00, upstream;dur=0.00\r\n"
-            f"{told}connection: close\r\n\r\n"
+            f"x-content-type-options: nosniff\r\n{told}connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         self.transport.write_eof()
