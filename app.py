@@ -16,17 +16,21 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from config import Config, ConfigError, admin_token, metrics_token
+from config import Config, admin_token, metrics_token
 from handlers.door.admission import judge
 from handlers.door.gateway import Gateway
 from handlers.door.later import Handler, Handlers, Later, load
 from handlers.door.lifetime import Lifetime
+from handlers.ops import tls
+from handlers.ops.listening import Listening, listen, url
 from handlers.seeing.cells import Cells
 from store import open_store
 from upstream.pool import Pool
 from upstream.tasks import TASKS
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from starlette.applications import Starlette
     from starlette.routing import Route
 
@@ -189,23 +193,27 @@ def serve(config: Config) -> None:
         from handlers.seeing import tracing
 
         tracing.check(config.tracing)
+    secured = tls.context(settings) if settings.ssl_certfile else None
     if settings.workers != 1:
         asyncio.run(_migrate(config))  # once, and told in one sentence where the store cannot be used
-    sockets = _listen(settings.host, settings.port)
-    host, port = sockets[0].getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    listening = listen(settings)
+    scheme = "https" if secured else "http"
+    addresses = [url(each, scheme) for each in listening.all]
 
     def started() -> None:
-        log.info("listening on %s", address)
+        log.info("listening on %s", addresses[0])
+        if listening.admin:
+            log.info("/admin is answered on %s", addresses[len(listening.public)])
 
+    work = partial(_work, config, listening, secured)
     if settings.workers == 1:
-        _work(config, Cells(1, len(config.models)), 0, sockets, started)
+        work(Cells(1, len(config.models)), 0, listening.all, started)
     else:
         from handlers.ops import workers
 
         _import_ahead(config)
         count = workers.processors() if settings.workers == "auto" else settings.workers
-        workers.run(count, sockets, partial(_work, config, Cells(count, len(config.models))), started)
+        workers.run(count, listening, partial(work, Cells(count, len(config.models))), started)
 
 
 def _import_ahead(config: Config) -> None:
@@ -218,14 +226,26 @@ def _import_ahead(config: Config) -> None:
         TASKS[model.task]()
 
 
-def _work(config: Config, cells: Cells, number: int, sockets: list[socket.socket], started: Callable[[], None]) -> None:
-    """Serve in this process, the worker of this number. Raises StoreUnavailable where the store cannot be used."""
+def _work(
+    config: Config,
+    listening: Listening,
+    secured: "SSLContext | None",
+    cells: Cells,
+    number: int,
+    sockets: list[socket.socket],
+    started: Callable[[], None],
+) -> None:
+    """Serve in this process, the worker of this number, on these sockets of `listening`.
+
+    Raises StoreUnavailable where the store cannot be used.
+    """
     import uvicorn
 
     from handlers.door.protocol import configured
     from handlers.ops import limits
 
     application = build(config, cells, number)
+    application.admin_port = listening.admin_port
     running = contextlib.AsyncExitStack()
 
     class Server(uvicorn.Server):
@@ -239,13 +259,22 @@ def _work(config: Config, cells: Cells, number: int, sockets: list[socket.socket
             )
             signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker is born with them blocked
             await running.enter_async_context(application.lifespan())
-            await super().startup(sockets)
+            self.servers = [await self._listen(each) for each in sockets or ()]
+            self.started = True
             _spare_the_collector()
             started()
 
+        async def _listen(self, on: socket.socket) -> asyncio.Server:
+            """As uvicorn's, which would wait a minute for a handshake."""
+            limited: Any = {"ssl": secured, "ssl_handshake_timeout": settings.header_timeout} if secured else {}
+
+            def connected() -> asyncio.Protocol:
+                return protocol(self.config, self.server_state, self.lifespan.state)
+
+            return await asyncio.get_running_loop().create_server(connected, sock=on, backlog=2048, **limited)
+
         async def shutdown(self, sockets: Any = None) -> None:
-            for each in sockets:
-                each.shutdown(socket.SHUT_RDWR)  # a worker's parent has them too, and they would take connections on
+            listening.stop(sockets)  # a worker's parent has them too, and they would take connections on
             await super().shutdown(sockets)
             if not self.force_exit:
                 await running.aclose()
@@ -276,23 +305,6 @@ async def _migrate(config: Config) -> None:
     store = open_store(config.store.url, judge(config.plans))
     await store.migrate()
     await store.close()
-
-
-def _listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of `host`. Raises ConfigError."""
-    listening: list[socket.socket] = []
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
-            listening.append(socket.create_server(address, family=family, backlog=2048))
-    except OSError as error:
-        for opened in listening:
-            opened.close()
-        reason = str(error.strerror).partition(" (")[0]  # Python's own part repeats the address
-        raise ConfigError(
-            f"cannot listen on {host}:{port} ({reason}): set CONCH_SERVER__PORT or CONCH_SERVER__HOST."
-        ) from error
-    return listening
 
 
 def _spare_the_collector() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -66,6 +66,7 @@ __all__ = [
     "Transcription",
     "Upstream",
     "Voice",
+    "activated",
     "admin_token",
     "api_key",
     "load",
@@ -120,6 +121,8 @@ def load(path: str | Path | None = None, env: str | None = None, variables: Mapp
         settings = _over(settings, settings_of(variables, Config.__struct_fields__))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for setting in ("ssl_certfile", "ssl_keyfile"):
+        settings = _placed(settings, ("server", setting), file.resolve().parent)
     settings = _over({"plans": msgspec.to_builtins(PLANS)}, settings)
     if _are_tables(models := settings.get("models")):
         settings["models"] = [_complete(model, file) for model in models]
@@ -144,6 +147,16 @@ def model(entry: Mapping[str, Any], folder: Path) -> Model:
 def presets() -> list[str]:
     """The names that `preset` may have."""
     return sorted(entry.stem for entry in PRESETS.glob("*.toml"))
+
+
+def activated(variables: MutableMapping[str, str] | None = None) -> list[tuple[int, str]]:
+    """The sockets that systemd has handed over to this process, by number and name; told once, and not to children."""
+    variables = os.environ if variables is None else variables
+    pid, count = variables.pop("LISTEN_PID", ""), variables.pop("LISTEN_FDS", "")
+    names = variables.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    return [(3 + number, names[number] if number < len(names) else "") for number in range(int(count))]
 
 
 def api_key(variables: Mapping[str, str] | None = None) -> str | None:

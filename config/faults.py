@@ -46,6 +46,14 @@ def faults(config: "Config") -> Iterator[str]:
 
 
 def _of_server(server: "Server") -> Iterator[str]:
+    address = server.admin_listen
+    if address is not None:
+        if not _is_address(f"tcp://{address}", ("tcp",), port=True):
+            yield f"[server] admin_listen: {address!r} is no address such as 127.0.0.1:9090."
+        elif server.port and address.endswith(f":{server.port}"):
+            yield f"[server] admin_listen: {address!r} needs a port of its own, other than port."
+    if server.ssl_keyfile is not None and server.ssl_certfile is None:
+        yield "[server] ssl_keyfile: without ssl_certfile there is no TLS; set both."
     for origin in server.cors_origins:
         if origin == "*" and len(server.cors_origins) > 1:
             yield '[server] cors_origins: "*" stands for all pages, and alone.'

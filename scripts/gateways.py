@@ -17,7 +17,7 @@ from store import Store, accounts, ledger, open_store
 from store.teller import Clock
 
 ROOT = Path(__file__).resolve().parents[1]
-LISTENING = re.compile(r"listening on (http://\S+)")
+LISTENING = re.compile(r"listening on (https?://\S+)")
 STARTING = 30.0  # seconds at most
 CREDITS = 1_000 * 1_000_000_000
 """Nano-dollars that the workspace has: enough, also with all that the dead still hold."""

@@ -120,7 +120,7 @@ def _gateway() -> Iterator[tuple[subprocess.Popen[str], str]]:
     try:
         for line in process.stderr:
             sys.stderr.write(line)
-            if found := re.search(r"listening on (http://\S+)", line):
+            if found := re.search(r"listening on (https?://\S+)", line):
                 break
         else:
             raise Ended(f"the gateway ended with status {process.wait()}.")

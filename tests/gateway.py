@@ -16,7 +16,7 @@ from scripts.wheel import CACHE
 from tests import secrecy
 
 ROOT = Path(__file__).resolve().parents[1]
-LISTENING = re.compile(r"listening on (http://\S+)")
+LISTENING = re.compile(r"listening on (https?://\S+)")
 
 STORED = array("h", range(0, 24_000, 4)).tobytes()  # a recording to imitate: 6,000 samples
 
@@ -279,13 +279,16 @@ class Conch:
         self.status = 0  # with which it is to end
         self.url = ""
         self.stdout: IO[bytes] | None = None
+        self.before: list[str] = []  # a command that runs it
+        self.files: tuple[int, ...] = ()  # that it inherits
 
     @contextlib.contextmanager
     def running(self, **variables: str) -> Iterator["Conch"]:
         """Serve until the block ends; it must have ended cleanly by then."""
         process = subprocess.Popen(
-            [sys.executable, "app.py", "serve", "--config", str(self.config)],
+            [*self.before, sys.executable, "app.py", "serve", "--config", str(self.config)],
             cwd=ROOT,
+            pass_fds=self.files,
             env={"PATH": "", "CONCH_STORE__URL": f"sqlite:{self.store}", **variables},
             stdout=self.stdout,
             stderr=subprocess.PIPE,

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -33,6 +33,7 @@ RELEASED_IN = 1.0
 KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_EVERY = 15.0
 ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})  # answered also when there is no room
+PRIVATE = ("/admin", "/dashboard")  # on `admin_listen` alone, where that is set
 JSON = (b"content-type", b"application/json")
 _JSON = [JSON]
 
@@ -336,6 +337,10 @@ _STOPPING = ApiError(
 )
 
 
+async def _hide(scope: Scope) -> None:
+    raise unrouted(404, scope["method"], scope["path"], ())
+
+
 async def _crowded() -> None:
     """Before anything is taken or asked: it costs next to nothing."""
     raise ApiError(
@@ -360,6 +365,7 @@ class Lifetime:
         self.table = table
         self.lifespan = lifespan
         self._make_app = make_app
+        self.admin_port: int | None = None  # where alone PRIVATE is answered; None: everywhere
 
     @cached_property
     def app(self) -> "Starlette":
@@ -374,11 +380,17 @@ class Lifetime:
         endpoint = self.table.get((scope["method"], scope["path"]))
         if len(scope["connection"].tasks) > self.gateway.config.server.max_requests and scope["path"] not in ALWAYS:
             await request.run(_crowded)
+        elif self.admin_port is not None and self._is_hidden(scope):
+            await request.run(partial(_hide, scope))
         elif endpoint is not None:
             await request.run(lambda: endpoint.serve(request))
         else:
             scope["conch"] = request
             await request.run(lambda: self._route(scope, receive, send))
+
+    def _is_hidden(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        return path.startswith(PRIVATE) and scope["server"][1] != self.admin_port
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Starlette's router without its middleware, which would answer errors itself."""

@@ -294,7 +294,8 @@ class HeadProtocol(HttpToolsProtocol):
             f"x-content-type-options: nosniff\r\n{told}connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # not within TLS
+            self.transport.write_eof()
         self._close_timer = self.loop.call_later(self.linger, self.transport.close)
 
     def _stop_head_timer(self) -> None:

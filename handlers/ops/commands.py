@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from msgspec.structs import replace
+
 from config import Config, ConfigError, api_key, load
 from handlers.door.admission import judge
 from handlers.door.errors import ApiError
@@ -20,6 +22,7 @@ from store.records import StoreError
 Build = Callable[[Config], Lifetime]
 Serve = Callable[[Config], None]
 
+TLS = ("ssl_certfile", "ssl_keyfile")
 GROUPS = ("verbs", "backup", "copying")
 """Modules beside this one; `add` of each puts verbs of its own into the parser."""
 
@@ -41,7 +44,8 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
         config = load(options.config, options.env)
         logging.getLogger("conch").setLevel(config.server.log_level.upper())
         if options.verb == "serve":
-            serve(config)
+            given = {name: getattr(options, name) for name in TLS if getattr(options, name) is not None}
+            serve(replace(config, server=replace(config.server, **given)))
             return 0
         if options.verb == "get":
             from handlers.ops.inside import get
@@ -77,7 +81,9 @@ def _parser(groups: Sequence[str]) -> argparse.ArgumentParser:
         added.set_defaults(handler=handler)
         return added
 
-    verb("serve", "Run the gateway.")
+    serving = verb("serve", "Run the gateway.")
+    for name in TLS:
+        serving.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", help=f"[server] {name}, for TLS")
     verb("check", "Bind every configured model against its live server; exit 1 if any does not fit.", _check)
     verb("get", "Answer a GET of PATH as the gateway would, with the key in CONCH_API_KEY.").add_argument(
         "path", metavar="PATH"

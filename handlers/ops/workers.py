@@ -1,6 +1,5 @@
 """`server.workers`: processes that share a port, and the parent that starts and replaces them and passes signals on."""
 
-import contextlib
 import ctypes
 import gc
 import logging
@@ -9,8 +8,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
+
+from handlers.ops.listening import Listening
 
 log = logging.getLogger("conch")
 
@@ -54,8 +55,9 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run(count: int, sockets: Sequence[socket.socket], work: Work, started: Callable[[], None]) -> None:
-    """Have `count` processes work on the addresses of `sockets`, which are closed, until SIGTERM or SIGINT.
+def run(count: int, listening: Listening, work: Work, started: Callable[[], None]) -> None:
+    """Have `count` processes work until SIGTERM or SIGINT: each on a socket of its own at the addresses of
+    `listening`, which is closed; or all on the very sockets, where those were handed over.
 
     `started` is called once, when each of them serves. Raises WorkersFailed. Signals are not handled but
     waited for, and workers are born with them blocked, so that none is lost in between.
@@ -64,9 +66,13 @@ def run(count: int, sockets: Sequence[socket.socket], work: Work, started: Calla
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     gc.collect()
     gc.freeze()  # a collection in a worker would write to pages that all of them share
-    held = [_stand_in(each) for each in sockets]
-    places = [Place(n, [_bound(each.family, each.getsockname()) for each in held]) for n in range(count)]
-    workers = Workers(held, places, work, started)
+    if listening.handed:
+        held = listening.all
+        places = [Place(n, [each.dup() for each in held]) for n in range(count)]
+    else:
+        held = [_stand_in(each) for each in listening.all]
+        places = [Place(n, [_bound(each.family, each.getsockname()) for each in held]) for n in range(count)]
+    workers = Workers(held, places, work, started, listening.stop)
     try:
         workers.run()
     finally:
@@ -76,8 +82,15 @@ def run(count: int, sockets: Sequence[socket.socket], work: Work, started: Calla
 class Workers:
     """The parent's view of them."""
 
-    def __init__(self, held: list[socket.socket], places: list[Place], work: Work, started: Callable[[], None]) -> None:
-        self._held, self._places, self._work, self._started = held, places, work, started
+    def __init__(
+        self,
+        held: list[socket.socket],
+        places: list[Place],
+        work: Work,
+        started: Callable[[], None],
+        stop: Callable[[list[socket.socket]], None],
+    ) -> None:
+        self._held, self._places, self._work, self._started, self._stop = held, places, work, started, stop
         self._all_served = self._stopping = False
 
     def run(self) -> None:
@@ -147,9 +160,7 @@ class Workers:
         pause = PAUSES[min(max(place.failures, 1), len(PAUSES)) - 1]
         place.since = now + pause
         if pause:
-            for each in place.sockets:
-                with contextlib.suppress(OSError):  # it does not listen
-                    each.shutdown(socket.SHUT_RDWR)  # until then the others take what comes
+            self._stop(place.sockets)  # until then the others take what comes
         log.error("worker %d %s; another takes its place%s", pid, how, f" in {pause:g} s" if pause else "")
 
     def _pass_on(self, number: int) -> None:
