@@ -25,6 +25,7 @@ from handlers.ops import tls
 from handlers.ops.listening import Listening, listen, url
 from handlers.seeing.cells import Cells
 from store import open_store
+from store.records import Authority, Budget
 from upstream.pool import Pool
 from upstream.tasks import TASKS
 
@@ -103,7 +104,12 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
     `cells` are what this process, the worker of this number, counts in; None: it does not.
     """
     gateway = Gateway(config)
-    store = open_store(config.store.url, judge(config.plans), clock=gateway.clock)
+    gateway.judge = judge(config.plans)
+
+    def rule(authority: Authority, now: int) -> Budget | None:
+        return lifetime.gateway.judge(authority, now)  # by the plans of the newest settings
+
+    store = open_store(config.store.url, rule, clock=gateway.clock)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: object = None) -> AsyncIterator[None]:
@@ -119,10 +125,14 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
                 stack.push_async_callback(observer.close)
                 store.teller.watch = observer.metrics.transacted if observer.metrics is not None else None
             gateway.pool = Pool(config.upstreams, config.models)
-            stack.push_async_callback(gateway.pool.close)
-            stack.push_async_callback(gateway.close)
+            stack.push_async_callback(close)
             gateway.pool.watch()
             yield
+
+    async def close() -> None:
+        for each in (lifetime.gateway, *lifetime.retired):
+            await each.pool.close()
+        await lifetime.gateway.close()
 
     hot, rest = _routes(config)
     gateway.cells = cells if config.metrics.enabled else None
@@ -135,7 +145,8 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
         made.router.redirect_slashes = False
         return made
 
-    return Lifetime(gateway, hot, app, lifespan)
+    lifetime = Lifetime(gateway, hot, app, lifespan)
+    return lifetime
 
 
 def _routes(config: Config) -> tuple[dict[tuple[str, str], Later], Callable[[], list["Route"]]]:
@@ -186,8 +197,12 @@ def _metrics(config: Config) -> list[tuple[str, str, Later]]:
     return [("GET", "/metrics", Later(metrics.show, route="GET /metrics", gate=gate))]
 
 
-def serve(config: Config) -> None:
-    """Run the gateway until SIGTERM or SIGINT; a second SIGINT does not wait for what is under way."""
+def serve(config: Config, load: Callable[[], Config]) -> None:
+    """Run the gateway until SIGTERM or SIGINT; a second SIGINT does not wait for what is under way.
+
+    SIGHUP has `load` read the settings again.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: they are just being read
     settings = config.server
     if config.tracing.endpoint is not None:
         from handlers.seeing import tracing
@@ -205,15 +220,28 @@ def serve(config: Config) -> None:
         if listening.admin:
             log.info("/admin is answered on %s", addresses[len(listening.public)])
 
-    work = partial(_work, config, listening, secured)
+    from handlers.ops.reload import Settings
+
+    known = Settings(config, load)
     if settings.workers == 1:
-        work(Cells(1, len(config.models)), 0, listening.all, started)
+        cells = Cells(1, len(config.models))
+        _work(lambda: config, known.again, listening, secured, cells, 0, listening.all, started)
     else:
         from handlers.ops import workers
+        from handlers.ops.reload import Shared
 
         _import_ahead(config)
+        shared = Shared(config)
+
+        def again() -> bool:
+            new = known.again()
+            if new is not None:
+                shared.put(new)
+            return new is not None
+
+        work = partial(_work, shared.get, shared.get, listening, secured)
         count = workers.processors() if settings.workers == "auto" else settings.workers
-        workers.run(count, listening, partial(work, Cells(count, len(config.models))), started)
+        workers.run(count, listening, partial(work, Cells(count, len(config.models))), started, again)
 
 
 def _import_ahead(config: Config) -> None:
@@ -227,7 +255,8 @@ def _import_ahead(config: Config) -> None:
 
 
 def _work(
-    config: Config,
+    read: Callable[[], Config],
+    again: Callable[[], Config | None],
     listening: Listening,
     secured: "SSLContext | None",
     cells: Cells,
@@ -235,7 +264,8 @@ def _work(
     sockets: list[socket.socket],
     started: Callable[[], None],
 ) -> None:
-    """Serve in this process, the worker of this number, on these sockets of `listening`.
+    """Serve in this process, the worker of this number, on these sockets of `listening`: by what `read` returns, and
+    after SIGHUP by what `again` does.
 
     Raises StoreUnavailable where the store cannot be used.
     """
@@ -243,7 +273,9 @@ def _work(
 
     from handlers.door.protocol import configured
     from handlers.ops import limits
+    from handlers.ops.reload import Reloading
 
+    config = read()
     application = build(config, cells, number)
     application.admin_port = listening.admin_port
     running = contextlib.AsyncExitStack()
@@ -254,9 +286,8 @@ def _work(
             self._captured_signals.clear()  # uvicorn would raise it again at the end: a clean stop exits with 0
 
         async def startup(self, sockets: Any = None) -> None:
-            asyncio.get_running_loop().add_signal_handler(
-                signal.SIGHUP, lambda: log.warning("SIGHUP is ignored: settings are read at the start only")
-            )
+            reloading = Reloading(application, self, protocol, secured)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.begin, again)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker is born with them blocked
             await running.enter_async_context(application.lifespan())
             self.servers = [await self._listen(each) for each in sockets or ()]

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -337,13 +336,6 @@ def test_a_port_that_is_taken(shop: Conch) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in done.stderr
     assert "CONCH_SERVER__PORT" in done.stderr
-
-
-def test_a_hangup_does_not_end_the_server(tmp_path: Path, triton: Triton) -> None:
-    conch = Conch(tmp_path, triton.url)
-    with conch.running():
-        os.kill(conch.pid, signal.SIGHUP)
-    assert any("SIGHUP is ignored" in line for line in conch.log)
 
 
 def test_a_time_beyond_the_calendar_can_still_be_listed(

@@ -279,16 +279,6 @@ def test_sigterm_before_all_have_begun(fragile: Callable[[], Any], own: tuple[Co
     assert "Traceback" not in log
 
 
-def test_sighup_reaches_all(shop: Conch) -> None:
-    def told() -> int:
-        return sum("SIGHUP is ignored" in line for line in shop.log)
-
-    before, heard = workers(shop), told()
-    os.kill(shop.pid, signal.SIGHUP)
-    await_true(lambda: told() == heard + 2)
-    assert workers(shop) == before
-
-
 # One port -----------------------------------------------------------------------------------------
 
 

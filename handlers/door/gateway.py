@@ -1,6 +1,7 @@
 """What `app.build` made for the handlers: the settings, the store's teller, the pool of deployments."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from handlers.door.billing import Tariff
 from handlers.door.cors import Cors
 from handlers.door.recent import Recent
 from store import Store
+from store.buckets import Judge
 from store.teller import Clock
 from upstream.pool import Pool
 
@@ -27,19 +29,32 @@ class Gateway:
 
     store: Store
     pool: Pool
+    judge: Judge
 
     def __init__(self, config: Config) -> None:
-        self.config = config
         self.observer: Observer | None = None  # None where nobody wants to see anything
         self.clock = Clock()
         self.running = 0  # requests
         self.started = self.clock() // 1_000_000  # unix seconds
-        self.models: Mapping[str, Model] = {model.id: model for model in config.models}
-        self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
-        self.recent = Recent() if config.store.when_down == "open" else None
+        self.recent: Recent | None = None
         self.routes: Callable[[], Sequence[Route]] = tuple  # all of them, for who describes them
         self.cells: object = None  # what the processes count in
-        self.openapi: bytes | None = None  # that description, once it has been asked for
+        self._configure(config)
+
+    def successor(self, config: Config) -> "Gateway":
+        """One for other settings, on the same store; it needs a judge and a pool of its own."""
+        assert self.files is not None and self.fetcher is not None  # made by now, so that there is one of each
+        other = copy(self)
+        other.running = 0  # each counts those that go by it
+        other._configure(config)
+        return other
+
+    def _configure(self, config: Config) -> None:
+        self.config = config
+        self.models: Mapping[str, Model] = {model.id: model for model in config.models}
+        self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
+        self.recent = (self.recent or Recent()) if config.store.when_down == "open" else None
+        self.openapi: bytes | None = None  # the description of the API, once it has been asked for
         self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}
 

@@ -16,6 +16,7 @@ from handlers.door.ids import request_id
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from config import Config
     from handlers.door.billing import Bill
     from handlers.door.gateway import Gateway
     from handlers.door.protocol import Exchange, HeadProtocol
@@ -40,6 +41,9 @@ _JSON = [JSON]
 
 class Observer(Protocol):
     """Who is told of each request."""
+
+    def learn(self, config: "Config") -> None:
+        """The models of new settings."""
 
     def began(self, request: "Request") -> None:
         """Its head is here."""
@@ -362,6 +366,7 @@ class Lifetime:
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self.gateway = gateway
+        self.retired: list[Gateway] = []  # by which requests still go that came before a reload
         self.table = table
         self.lifespan = lifespan
         self._make_app = make_app

@@ -4,9 +4,12 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,7 +23,7 @@ from store import open_store
 from store.records import StoreError
 
 Build = Callable[[Config], Lifetime]
-Serve = Callable[[Config], None]
+Serve = Callable[[Config, Callable[[], Config]], None]
 
 TLS = ("ssl_certfile", "ssl_keyfile")
 GROUPS = ("verbs", "backup", "copying")
@@ -41,11 +44,11 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
             from handlers.ops import init
 
             return init.run(options)
-        config = load(options.config, options.env)
+        read = partial(_load, options)
+        config = read()
         logging.getLogger("conch").setLevel(config.server.log_level.upper())
         if options.verb == "serve":
-            given = {name: getattr(options, name) for name in TLS if getattr(options, name) is not None}
-            serve(replace(config, server=replace(config.server, **given)))
+            serve(config, read)
             return 0
         if options.verb == "get":
             from handlers.ops.inside import get
@@ -66,6 +69,13 @@ def run(arguments: Sequence[str], build: Build, serve: Serve) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _load(options: argparse.Namespace) -> Config:
+    """The settings, and what the command line says over them. Raises ConfigError."""
+    config = load(options.config, options.env)
+    given = {name: value for name in TLS if (value := getattr(options, name, None)) is not None}
+    return replace(config, server=replace(config.server, **given)) if given else config
 
 
 def _parser(groups: Sequence[str]) -> argparse.ArgumentParser:
@@ -89,6 +99,9 @@ def _parser(groups: Sequence[str]) -> argparse.ArgumentParser:
         "path", metavar="PATH"
     )
     verb("openapi", "Print the OpenAPI document of this configuration.")
+    verb(
+        "reload", "Have a running gateway read the settings again; exit 1 where they are broken.", _reload
+    ).add_argument("pid", metavar="PID", type=int, help="its process id, or that of the workers' parent")
     verb("migrate", "Bring the store's schema up to date.", _migrate)
     verb("version", "Print version, commit and build date.")
     verb("models", "List the configured models.", _models)
@@ -127,6 +140,18 @@ def _openapi(app: Lifetime, config: Config) -> int:
 
     print(msgspec.json.format(msgspec.json.encode(document(app.gateway.routes(), config)), indent=2).decode())
     return 0
+
+
+def _reload(options: argparse.Namespace, config: Config) -> int:
+    """The settings could be read: else it had ended before."""
+    from handlers.ops import tls
+
+    tls.context(config.server)
+    command = Path(f"/proc/{options.pid}/cmdline")
+    if not command.exists() or b"serve" not in command.read_bytes().split(b"\0"):
+        raise ConfigError(f"the process {options.pid} is no gateway that serves; name the main process.")
+    os.kill(options.pid, signal.SIGHUP)
+    return show(options, {"reloading": options.pid})
 
 
 def _migrate(options: argparse.Namespace, config: Config) -> int:

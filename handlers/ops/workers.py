@@ -55,12 +55,13 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run(count: int, listening: Listening, work: Work, started: Callable[[], None]) -> None:
+def run(count: int, listening: Listening, work: Work, started: Callable[[], None], again: Callable[[], bool]) -> None:
     """Have `count` processes work until SIGTERM or SIGINT: each on a socket of its own at the addresses of
     `listening`, which is closed; or all on the very sockets, where those were handed over.
 
-    `started` is called once, when each of them serves. Raises WorkersFailed. Signals are not handled but
-    waited for, and workers are born with them blocked, so that none is lost in between.
+    `started` is called once, when each of them serves; `again` at SIGHUP: whether the workers are to hear of it.
+    Raises WorkersFailed. Signals are not handled but waited for, and workers are born with them blocked, so that none
+    is lost in between.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it was ignored, nobody would hear of a worker's end
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
@@ -72,7 +73,7 @@ def run(count: int, listening: Listening, work: Work, started: Callable[[], None
     else:
         held = [_stand_in(each) for each in listening.all]
         places = [Place(n, [_bound(each.family, each.getsockname()) for each in held]) for n in range(count)]
-    workers = Workers(held, places, work, started, listening.stop)
+    workers = Workers(held, places, work, started, listening.stop, again)
     try:
         workers.run()
     finally:
@@ -89,7 +90,9 @@ class Workers:
         work: Work,
         started: Callable[[], None],
         stop: Callable[[list[socket.socket]], None],
+        again: Callable[[], bool],
     ) -> None:
+        self._again = again
         self._held, self._places, self._work, self._started, self._stop = held, places, work, started, stop
         self._all_served = self._stopping = False
 
@@ -164,6 +167,8 @@ class Workers:
         log.error("worker %d %s; another takes its place%s", pid, how, f" in {pause:g} s" if pause else "")
 
     def _pass_on(self, number: int) -> None:
+        if number == signal.SIGHUP and not self._again():
+            return
         if number != signal.SIGHUP and not self._stopping:
             self._stopping = True
             self._close()  # as a single process does, so that a successor may begin meanwhile

@@ -17,11 +17,15 @@ class Observer:
     """One process's, the worker of this `number`; made in its loop. `cells` are those of all workers."""
 
     def __init__(self, config: Config, cells: Cells, number: int) -> None:
-        tasks = {model.id: model.task for model in config.models}
+        self._tasks = tasks = {model.id: str(model.task) for model in config.models}
         tracing = config.tracing
         self.metrics = Metrics(cells.rows[number], tasks) if config.metrics.enabled else None
         self._log = _access_log() if config.server.access_log else None
         self._tracer = Tracer(tracing, tasks) if tracing.propagate or tracing.endpoint is not None else None
+
+    def learn(self, config: Config) -> None:
+        """The models of new settings; those of before may still have requests."""
+        self._tasks.update((model.id, model.task) for model in config.models)
 
     def began(self, request: "Request") -> None:
         """Its head is here."""
