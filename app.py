@@ -282,6 +282,14 @@ def _work(
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
+            """In the main thread, between any two of its steps."""
+            gateway = application.gateway
+            delay = 0.0 if gateway.draining or sig != signal.SIGTERM else gateway.config.server.drain_delay
+            gateway.draining = True
+            if delay and self.started:
+                loop = self.servers[0].get_loop()
+                loop.call_soon_threadsafe(loop.call_later, delay, self.handle_exit, sig, frame)
+                return
             super().handle_exit(sig, frame)
             self._captured_signals.clear()  # uvicorn would raise it again at the end: a clean stop exits with 0
 

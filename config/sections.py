@@ -68,6 +68,9 @@ class Server(Section, frozen=True):
     ssl_keyfile: str | None = None  # a PEM file, without a password; without it the key is in ssl_certfile
     # web pages that may call the API, such as "https://app.example.com"; ["*"]: all of them
     cors_origins: list[str] = []
+    drain_delay: Duration = Duration(
+        0
+    )  # before that: /readyz answers 503 for so long while connections are still taken
     # debug also logs what models say when they fail, which may repeat a prompt
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch

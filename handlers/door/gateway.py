@@ -36,6 +36,7 @@ class Gateway:
         self.clock = Clock()
         self.running = 0  # requests
         self.started = self.clock() // 1_000_000  # unix seconds
+        self.draining = False  # told to stop: what is under way ends, and nobody is to send more
         self.recent: Recent | None = None
         self.routes: Callable[[], Sequence[Route]] = tuple  # all of them, for who describes them
         self.cells: object = None  # what the processes count in
@@ -43,7 +44,7 @@ class Gateway:
 
     def successor(self, config: Config) -> "Gateway":
         """One for other settings, on the same store; it needs a judge and a pool of its own."""
-        assert self.files is not None and self.fetcher is not None  # made by now, so that there is one of each
+        _ = self.files, self.fetcher  # made by now, so that there is one of each
         other = copy(self)
         other.running = 0  # each counts those that go by it
         other._configure(config)

@@ -11,8 +11,10 @@ async def healthz(request: Request) -> Health:
 
 
 async def readyz(request: Request) -> Health:
-    """Needs the store and at least one verified model. Raises 503 that says which is missing."""
+    """Needs the store and at least one verified model, and not to be stopping. Raises 503 that says what is wrong."""
     gateway = request.gateway
+    if gateway.draining:
+        raise ApiError("Conch is stopping; ask another one.", status=503, code="draining", headers=retry_after(1))
     await gateway.store.teller.ping()
     if not await gateway.pool.settled():
         raise ApiError(
