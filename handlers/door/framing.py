@@ -26,29 +26,26 @@ def fault(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]], max_
     """Why a head that could be parsed is refused all the same (RFC 9112, sections 3.2, 6.1 and 11.2); else None."""
     if len(url) > max_url:
         return TOO_LONG
-    names = {name for name, _ in headers}
+    fields = dict(headers)
     if version == "1.1":
-        if b"host" not in names:
+        if b"host" not in fields:
             return INVALID
-    elif version != "1.0" or b"transfer-encoding" in names:
+    elif version != "1.0" or b"transfer-encoding" in fields:
         return INVALID
-    if len(names) != len(headers):
-        each = [name for name, _ in headers]
-        if any(each.count(name) > 1 for name in ONCE):
+    if len(fields) != len(headers):
+        names = [name for name, _ in headers]
+        if any(names.count(name) > 1 for name in ONCE):
             return INVALID
-    if b"transfer-encoding" in names and _value(headers, b"transfer-encoding").strip().lower() != b"chunked":
+    coding = fields.get(b"transfer-encoding")
+    if coding is not None and coding.strip().lower() != b"chunked":
         return _ENCODED
-    if url[:1] != b"/" and url != b"*" and not _is_own(url, headers):
+    if url[:1] != b"/" and url != b"*" and not _is_own(url, fields.get(b"host", b"")):
         return INVALID
     return None
 
 
-def _is_own(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+def _is_own(url: bytes, host: bytes) -> bool:
     """Whether a target with an address (absolute-form) names the very host of the request, as a client must."""
     scheme, _, rest = url.partition(b"://")
     address = rest.partition(b"/")[0].partition(b"?")[0]
-    return scheme.lower() in (b"http", b"https") and address.lower() == _value(headers, b"host").lower()
-
-
-def _value(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes:
-    return next((value for key, value in headers if key == name), b"")
+    return scheme.lower() in (b"http", b"https") and address.lower() == host.lower()

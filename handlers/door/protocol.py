@@ -167,8 +167,11 @@ class HeadProtocol(HttpToolsProtocol):
         self._overhead = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            super().on_header(name, value)
+        if self._in_head:  # as uvicorn, without a call to it for each
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
             return
         self._overhead += len(name) + len(value)  # a trailer, behind the body: nobody's header
         if self._overhead > self.max_header:
