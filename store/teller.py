@@ -160,8 +160,8 @@ class Teller:
         return self._ask(responses.keep, (response, since))
 
     def ping(self) -> asyncio.Future[None]:
-        """Answers when a transaction can be had. Raises StoreUnavailable."""
-        return self._ask(ledger.ping, None)
+        """Answers when a transaction can be had; where the last could not, one that writes. Raises StoreUnavailable."""
+        return self._ask(self._lives, (self.process, {})) if self.away else self._ask(ledger.ping, None)
 
     @property
     def owed(self) -> int:

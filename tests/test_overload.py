@@ -154,7 +154,8 @@ def test_no_file_is_left(own: Conch, triton: Triton) -> None:
             wire.close()
         resource.prlimit(conch.pid, resource.RLIMIT_NOFILE, limits)
         await_true(lambda: serves(conch))
-    assert "Traceback" not in "".join(own.log)
+    log = "".join(own.log)
+    assert "Traceback" not in log, log
 
 
 def test_idle_connections_cost_little(own: Conch, triton: Triton) -> None:

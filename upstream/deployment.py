@@ -141,7 +141,7 @@ class Deployment:
             try:
                 self.prepared = await asyncio.to_thread(self._task.prepare, self.settings)
                 self._unprepared = ""
-            except ValueError as error:
+            except (ValueError, OSError, ImportError) as error:  # the latter two: no file is left to open, say
                 self._unprepared = str(error)
 
     def add(self, server: Server) -> Replica:
