@@ -62,15 +62,13 @@ class Server(Section, frozen=True):
     write_timeout: Period = Period(60)  # a client that reads nothing for so long has left
     keep_alive: Duration = Duration(75)  # an idle connection is closed after this
     drain: Duration = Duration(30)  # at SIGTERM: how long what is under way may take
+    drain_delay: Duration = Duration(0)  # before that: /readyz answers 503 while connections are still taken
     access_log: bool = False  # a line of JSON on stdout for each request
     admin_listen: str | None = None  # "127.0.0.1:9090": /admin is answered there, and 404 on the port of everyone
     ssl_certfile: str | None = None  # for https, a PEM file: the certificate and those that vouch for it
     ssl_keyfile: str | None = None  # a PEM file, without a password; without it the key is in ssl_certfile
     # web pages that may call the API, such as "https://app.example.com"; ["*"]: all of them
     cors_origins: list[str] = []
-    drain_delay: Duration = Duration(
-        0
-    )  # before that: /readyz answers 503 for so long while connections are still taken
     # debug also logs what models say when they fail, which may repeat a prompt
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch
