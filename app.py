@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from config import Config, admin_token, metrics_token
@@ -21,7 +21,6 @@ from handlers.door.admission import judge
 from handlers.door.gateway import Gateway
 from handlers.door.later import Handler, Handlers, Later, load
 from handlers.door.lifetime import Lifetime
-from handlers.ops import tls
 from handlers.ops.listening import Listening, listen, url
 from handlers.seeing.cells import Cells
 from store import open_store
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from handlers import chat, completions, embeddings, images, models, rerank, responses, speech, transcriptions
     from handlers.ops import about, admin, health, openapi
     from handlers.ops.dashboard import Dashboard
+    from handlers.ops.reload import Reloading, Settings
 else:  # each is imported when a request first comes for one of its handlers
     chat, completions, embeddings = Handlers("chat"), Handlers("completions"), Handlers("embeddings")
     images, models, rerank = Handlers("images"), Handlers("models"), Handlers("rerank")
@@ -208,7 +208,11 @@ def serve(config: Config, load: Callable[[], Config]) -> None:
         from handlers.seeing import tracing
 
         tracing.check(config.tracing)
-    secured = tls.context(settings) if settings.ssl_certfile else None
+    secured = None
+    if settings.ssl_certfile:
+        from handlers.ops import tls
+
+        secured = tls.context(settings)
     if settings.workers != 1:
         asyncio.run(_migrate(config))  # once, and told in one sentence where the store cannot be used
     listening = listen(settings)
@@ -220,12 +224,15 @@ def serve(config: Config, load: Callable[[], Config]) -> None:
         if listening.admin:
             log.info("/admin is answered on %s", addresses[len(listening.public)])
 
-    from handlers.ops.reload import Settings
+    @cache
+    def known() -> "Settings":
+        from handlers.ops.reload import Settings  # at the first SIGHUP
 
-    known = Settings(config, load)
+        return Settings(config, load)
+
     if settings.workers == 1:
         cells = Cells(1, len(config.models))
-        _work(lambda: config, known.again, listening, secured, cells, 0, listening.all, started)
+        _work(lambda: config, lambda: known().again(), listening, secured, cells, 0, listening.all, started)
     else:
         from handlers.ops import workers
         from handlers.ops.reload import Shared
@@ -234,7 +241,7 @@ def serve(config: Config, load: Callable[[], Config]) -> None:
         shared = Shared(config)
 
         def again() -> bool:
-            new = known.again()
+            new = known().again()
             if new is not None:
                 shared.put(new)
             return new is not None
@@ -273,7 +280,6 @@ def _work(
 
     from handlers.door.protocol import configured
     from handlers.ops import limits
-    from handlers.ops.reload import Reloading
 
     config = read()
     application = build(config, cells, number)
@@ -294,8 +300,7 @@ def _work(
             self._captured_signals.clear()  # uvicorn would raise it again at the end: a clean stop exits with 0
 
         async def startup(self, sockets: Any = None) -> None:
-            reloading = Reloading(application, self, protocol, secured)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.begin, again)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloading().begin(again))
             signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker is born with them blocked
             await running.enter_async_context(application.lifespan())
             self.servers = [await self._listen(each) for each in sockets or ()]
@@ -318,10 +323,16 @@ def _work(
             if not self.force_exit:
                 await running.aclose()
 
+    @cache
+    def reloading() -> "Reloading":
+        from handlers.ops.reload import Reloading
+
+        return Reloading(application, server, protocol, secured)
+
     settings = config.server
     protocol = configured(settings)
     protocol.limit(settings, limits.claim(settings.max_connections))
-    Server(
+    server = Server(
         uvicorn.Config(
             application,
             loop="uvloop",
@@ -336,7 +347,8 @@ def _work(
             timeout_keep_alive=int(settings.keep_alive),
             timeout_graceful_shutdown=int(settings.drain),
         )
-    ).run(sockets)
+    )
+    server.run(sockets)
 
 
 async def _migrate(config: Config) -> None:

@@ -19,6 +19,7 @@ STANDARD = {
     "hashlib",
     "hmac",
     "mmap",
+    "resource",
     "secrets",
     "sqlite3",
     "tomllib",
@@ -26,9 +27,10 @@ STANDARD = {
 """Of the standard library; whatever these and OUTSIDE import themselves is free."""
 OURS = """
 config config.faults config.sections config.variables
-handlers handlers.ops handlers.ops.commands handlers.ops.tables
-handlers.door handlers.door.admission handlers.door.billing handlers.door.errors handlers.door.gateway
-handlers.door.ids handlers.door.later handlers.door.lifetime handlers.door.protocol handlers.door.recent
+handlers handlers.ops handlers.ops.commands handlers.ops.limits handlers.ops.listening handlers.ops.tables
+handlers.door handlers.door.admission handlers.door.billing handlers.door.errors handlers.door.framing
+handlers.door.gateway handlers.door.ids handlers.door.later handlers.door.lifetime handlers.door.protocol
+handlers.door.recent
 handlers.seeing handlers.seeing.cells handlers.seeing.families handlers.seeing.metrics handlers.seeing.observer
 handlers.seeing.tracing
 store store.accounts store.buckets store.claims store.ledger store.processes store.records store.responses store.script

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from config import Config, Model, Pipeline
 from handlers.door.billing import Tariff
-from handlers.door.cors import Cors
 from handlers.door.recent import Recent
 from store import Store
 from store.buckets import Judge
@@ -17,6 +16,7 @@ from upstream.pool import Pool
 if TYPE_CHECKING:
     from starlette.routing import Route
 
+    from handlers.door.cors import Cors
     from handlers.door.files import Files
     from handlers.door.lifetime import Observer
     from upstream.fetch import Fetcher
@@ -56,7 +56,7 @@ class Gateway:
         self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
         self.recent = (self.recent or Recent()) if config.store.when_down == "open" else None
         self.openapi: bytes | None = None  # the description of the API, once it has been asked for
-        self.cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
+        self.cors = _cors(config.server.cors_origins) if config.server.cors_origins else None
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}
 
     def enter(self) -> None:
@@ -87,3 +87,9 @@ class Gateway:
         """End what handlers opened here."""
         if "fetcher" in self.__dict__:
             await self.fetcher.close()
+
+
+def _cors(origins: Sequence[str]) -> "Cors":
+    from handlers.door.cors import Cors
+
+    return Cors(origins)
