@@ -58,7 +58,6 @@ lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and th
 	@$(COMPILE) pyproject.toml -o requirements/run.txt
 	@$(COMPILE) pyproject.toml --extra tracing -c requirements/run.txt -o requirements/tracing.txt
 	@$(COMPILE) pyproject.toml --extra dev --extra tracing -c requirements/run.txt -o requirements/dev.txt
-	@$(COMPILE) pyproject.toml --extra dev -c requirements/run.txt -o requirements/dev.txt
 	@$(COMPILE) requirements/sdk.in -o requirements/sdk.txt
 	@$(COMPILE) requirements/models.in --no-deps -o requirements/models.txt
 
