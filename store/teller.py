@@ -113,6 +113,7 @@ class Teller:
             buckets.recount,
             self._lives,
             processes.leave,
+            processes.touch,
             ledger.ping,
         )
         self._waiting: list[Ask] = []
@@ -161,7 +162,7 @@ class Teller:
 
     def ping(self) -> asyncio.Future[None]:
         """Answers when a transaction can be had; where the last could not, one that writes. Raises StoreUnavailable."""
-        return self._ask(self._lives, (self.process, {})) if self.away else self._ask(ledger.ping, None)
+        return self._ask(processes.touch, self.process) if self.away else self._ask(ledger.ping, None)
 
     @property
     def owed(self) -> int:
