@@ -72,7 +72,6 @@ async def show(request: Request) -> Annotated[Bytes, "image/*"]:
     headers = [
         (b"content-type", file.media_type.encode()),
         (b"cache-control", b"private, max-age=%d" % left),
-        (b"x-content-type-options", b"nosniff"),
     ]
     return Bytes(file.content, headers)
 

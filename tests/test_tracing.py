@@ -43,7 +43,8 @@ class Way:
 
     def conch(self) -> Conch:
         """A gateway before it, not started yet, with a workspace."""
-        conch = Conch(self.folder, self.url, CONFIG + BY_GRPC, grpc=self.grpc)
+        by_http = CONFIG.replace('id = "vllm"\n', 'id = "vllm"\ncancel = "none"\n')
+        conch = Conch(self.folder, self.url, by_http + BY_GRPC, grpc=self.grpc)
         conch.workspace("acme")
         return conch
 

@@ -29,7 +29,6 @@ SAFE: Headers = [
     (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-cache"),  # kept, and asked about each time: a new Conch is seen at once
 ]
 

@@ -42,7 +42,6 @@ async def page(request: Request) -> Annotated[Bytes, "text/html"]:
         (b"content-type", b"text/html; charset=utf-8"),
         (b"cache-control", b"no-cache"),
         (b"content-security-policy", POLICY),
-        (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
     ]
     return Bytes(_page(), headers)
@@ -57,7 +56,6 @@ async def asset(request: Request) -> Annotated[Bytes, "text/css", "text/javascri
     headers = [
         (b"content-type", kind),
         (b"cache-control", b"public, max-age=86400"),  # the page asks for it by its digest
-        (b"x-content-type-options", b"nosniff"),
         VARY,
     ]
     return await _bytes(request, _file(name), headers)

@@ -14,7 +14,8 @@ that pipeline only, and may leave `model` out. `/v1/{pipeline}/…` are the same
 
 **Errors** have one shape, whatever the status. What a deployment's model cannot honour is refused by name \
 (`unsupported_parameter`), never dropped. Besides the statuses of an operation, a request that is not valid HTTP is a \
-400, one whose head is over the limit a 431, and a method that a route does not have a 405.
+400, one whose head is over the limit a 431, one whose URL is too long a 414, a transfer coding that is not \
+known a 501, and a method that a route does not have a 405.
 
 **Limits.** Each key has a token bucket; `X-RateLimit-…` says what is left, and a 429 when to come again.
 
