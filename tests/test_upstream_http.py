@@ -349,6 +349,24 @@ async def test_a_kept_connection_that_broke_within_an_answer_is_not_tried_again(
         assert connections == 1
 
 
+async def test_a_kept_connection_that_ends_late_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server may have run the request until then."""
+    monkeypatch.setattr("upstream.http.STALE", 0.0)
+    asked = []
+
+    async def play(peer: Peer) -> None:
+        asked.append(peer.number)
+        await peer.request()
+        peer.send(OK)
+        await peer.request()
+
+    async with serving(play) as client:
+        await generate(client).call(b"")
+        with pytest.raises(Broken):
+            await generate(client).call(b"")
+        assert asked == [1]
+
+
 async def test_after_a_stale_connection_no_connection_is_broken() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     loop = asyncio.get_running_loop()

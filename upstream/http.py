@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import ssl
 
 
+STALE = 0.5
+"""Seconds within which a kept connection that was closed before ends; later, the request may have begun to run."""
+
+
 class Reply(NamedTuple):
     """A whole answer; header names are lower-case, repeated ones joined by a comma."""
 
@@ -170,7 +174,8 @@ class Target:
     async def _exchange(self, body: bytes, deadline: float | None, extra: bytes, read_timeout: float | None) -> Stream:
         client = self._client
         due = inf if deadline is None else deadline
-        if due <= monotonic():  # the clock of loop.time(), without asking for the loop: that is a system call
+        now = monotonic()  # the clock of loop.time(), without asking for the loop: that is a system call
+        if due <= now:
             raise DeadlinePassed("connect", f"{self.name}: the deadline had passed")
         if (trace := TRACE.get()) is not None:
             extra += trace.lines()
@@ -181,7 +186,7 @@ class Target:
         kept = client._pool.take()
         stream = Stream(kept or await client.connect(due), self.name, self.only_head, due, read_timeout)
         await stream.begin(head, body)
-        if kept is not None and stream.unheard:
+        if kept is not None and stream.unheard and monotonic() - now < STALE:
             # The server had closed the kept connection meanwhile: the one case that is tried again.
             try:
                 fresh = await client.connect(due)
