@@ -76,7 +76,7 @@ class Triton:
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self.ports[2]}/metrics"
 
-    def start(self, timeout: float = 60.0) -> Triton:
+    def start(self, timeout: float = 180.0) -> Triton:
         """Return when every model is ready.
 
         TritonError if a port is taken; with the log's end if the server dies or `timeout` seconds pass.
