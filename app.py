@@ -14,7 +14,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from config import Config, admin_token, metrics_token
 from handlers.door.admission import judge
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from handlers import chat, completions, embeddings, images, models, rerank, responses, speech, transcriptions
     from handlers.ops import about, admin, health, openapi
     from handlers.ops.dashboard import Dashboard
-    from handlers.ops.reload import Reloading, Settings
+    from handlers.ops.reload import Settings
 else:  # each is imported when a request first comes for one of its handlers
     chat, completions, embeddings = Handlers("chat"), Handlers("completions"), Handlers("embeddings")
     images, models, rerank = Handlers("images"), Handlers("models"), Handlers("rerank")
@@ -253,7 +253,7 @@ def serve(config: Config, load: Callable[[], Config]) -> None:
 
 def _import_ahead(config: Config) -> None:
     """What every worker would import, before they are forked: once, and into memory that they share."""
-    for name in ("uvicorn.lifespan.off", "uvicorn.loops.uvloop", "handlers.door.protocol"):
+    for name in ("uvicorn.lifespan.off", "uvicorn.loops.uvloop", "handlers.ops.server"):
         importlib.import_module(name)
     for _, _, handler in API:
         load(handler)
@@ -276,79 +276,11 @@ def _work(
 
     Raises StoreUnavailable where the store cannot be used.
     """
-    import uvicorn
+    from handlers.ops.server import Server  # uvicorn, which a worker imports before it is forked
 
-    from handlers.door.protocol import configured
-    from handlers.ops import limits
-
-    config = read()
-    application = build(config, cells, number)
+    application = build(read(), cells, number)
     application.admin_port = listening.admin_port
-    running = contextlib.AsyncExitStack()
-
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            """In the main thread, between any two of its steps."""
-            gateway = application.gateway
-            delay = 0.0 if gateway.draining or sig != signal.SIGTERM else gateway.config.server.drain_delay
-            gateway.draining = True
-            if delay and self.started:
-                loop = self.servers[0].get_loop()
-                loop.call_soon_threadsafe(loop.call_later, delay, self.handle_exit, sig, frame)
-                return
-            super().handle_exit(sig, frame)
-            self._captured_signals.clear()  # uvicorn would raise it again at the end: a clean stop exits with 0
-
-        async def startup(self, sockets: Any = None) -> None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloading().begin(again))
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker is born with them blocked
-            await running.enter_async_context(application.lifespan())
-            self.servers = [await self._listen(each) for each in sockets or ()]
-            self.started = True
-            _spare_the_collector()
-            started()
-
-        async def _listen(self, on: socket.socket) -> asyncio.Server:
-            """As uvicorn's, which would wait a minute for a handshake."""
-            limited: Any = {"ssl": secured, "ssl_handshake_timeout": settings.header_timeout} if secured else {}
-
-            def connected() -> asyncio.Protocol:
-                return protocol(self.config, self.server_state, self.lifespan.state)
-
-            return await asyncio.get_running_loop().create_server(connected, sock=on, backlog=2048, **limited)
-
-        async def shutdown(self, sockets: Any = None) -> None:
-            listening.stop(sockets)  # a worker's parent has them too, and they would take connections on
-            await super().shutdown(sockets)
-            if not self.force_exit:
-                await running.aclose()
-
-    @cache
-    def reloading() -> "Reloading":
-        from handlers.ops.reload import Reloading
-
-        return Reloading(application, server, protocol, secured)
-
-    settings = config.server
-    protocol = configured(settings)
-    protocol.limit(settings, limits.claim(settings.max_connections))
-    server = Server(
-        uvicorn.Config(
-            application,
-            loop="uvloop",
-            http=protocol,
-            ws="none",
-            lifespan="off",  # uvicorn's would go through Starlette, and say no more than that it failed
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            headers=[("x-content-type-options", "nosniff")],
-            timeout_keep_alive=int(settings.keep_alive),
-            timeout_graceful_shutdown=int(settings.drain),
-        )
-    )
-    server.run(sockets)
+    Server(application, listening, secured, again, started).run(sockets)
 
 
 async def _migrate(config: Config) -> None:
@@ -356,14 +288,6 @@ async def _migrate(config: Config) -> None:
     store = open_store(config.store.url, judge(config.plans))
     await store.migrate()
     await store.close()
-
-
-def _spare_the_collector() -> None:
-    """What was made at start lives as long as the process: a full collection that walks it stops every request for
-    20 ms, the first of all. Requests leave hardly any cycles behind, so it may also look less often."""
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
-    gc.enable()
 
 
 def main() -> None:

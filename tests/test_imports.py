@@ -27,7 +27,8 @@ STANDARD = {
 """Of the standard library; whatever these and OUTSIDE import themselves is free."""
 OURS = """
 config config.faults config.sections config.variables
-handlers handlers.ops handlers.ops.commands handlers.ops.limits handlers.ops.listening handlers.ops.tables
+handlers handlers.ops handlers.ops.commands handlers.ops.limits handlers.ops.listening handlers.ops.server
+handlers.ops.tables
 handlers.door handlers.door.admission handlers.door.billing handlers.door.errors handlers.door.framing
 handlers.door.gateway handlers.door.ids handlers.door.later handlers.door.lifetime handlers.door.protocol
 handlers.door.recent

@@ -29,7 +29,7 @@ HOMES = {
     "multipart": {"handlers/door/multipart.py"},
     "av": {"upstream/media/audio.py", "upstream/media/recording.py"},
     "opentelemetry": {"handlers/seeing/tracing.py"},
-    "uvicorn": {"app.py", "handlers/door/protocol.py"},
+    "uvicorn": {"handlers/ops/server.py", "handlers/door/protocol.py"},
 }
 
 
