@@ -7,6 +7,7 @@ that it holds its lock or row from the start. The SQL is the same for every data
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class Each:
         """The statements that together are for all of `rows`."""
         for start in range(0, len(rows), MOST):
             part = rows[start : start + MOST]
-            yield Statement(self._text(len(part)), tuple([value for row in part for value in row]))
+            yield Statement(self._text(len(part)), tuple(chain.from_iterable(part)))
 
 
 def _numbered(row: str, times: int) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 from store import accounts, buckets, claims, ledger, processes, responses
 from store.buckets import Judge
 from store.records import (
@@ -74,17 +76,17 @@ class Driver(Protocol):
         """
 
 
-class Ask:
+class Ask(msgspec.Struct):
     """A request for something, and the future that is waiting for it.
 
     What is owed, `until` a time of the loop, is done also when nobody waits any longer, and when the database is
     away for a while; it must not matter if it is done twice.
     """
 
-    __slots__ = ("future", "item", "kind", "until")
-
-    def __init__(self, kind: Kind, item: Any, future: asyncio.Future[Any], until: float) -> None:
-        self.kind, self.item, self.future, self.until = kind, item, future, until
+    kind: Kind
+    item: Any
+    future: asyncio.Future[Any]
+    until: float
 
     def refuse(self, error: Exception, cause: Exception | None = None) -> None:
         if not self.future.done():
@@ -191,7 +193,7 @@ class Teller:
             await asyncio.wait(pending)
 
     def _ask(self, kind: Kind, item: Any, until: float = 0.0) -> asyncio.Future[Any]:
-        future = self._future()
+        future = self._loop.create_future() if self._loop is not None else self._future()
         if self._closed:
             future.set_exception(StoreUnavailable("The store is closed."))
             return future

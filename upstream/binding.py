@@ -202,16 +202,11 @@ def _compile_json(name: str, keys: Mapping[str, Any], sources: Sources, *, neste
     constants = {
         key: entry.const for key, entry in keys.items() if not isinstance(entry, str) and entry.const is not None
     }
-    reads = [
-        (key, _compile(f"{name}.{key}", entry, None, sources)) for key, entry in keys.items() if key not in constants
-    ]
+    rest = {key: entry for key, entry in keys.items() if key not in constants}
+    reads = {key: _compile(f"{name}.{key}", entry, None, sources) for key, entry in rest.items()}
 
     def read(job: Job) -> str | None:
-        values = dict(constants)
-        for key, get in reads:
-            value = get(job)
-            if value is not None:
-                values[key] = value
+        values = constants | {key: value for key, get in reads.items() if (value := get(job)) is not None}
         return orjson.dumps(values).decode() if values or not nested else None
 
     return read
@@ -249,6 +244,7 @@ def _scalar(value: Any, source: str) -> Any:
 def _coerce(tensor: Tensor) -> Coerce:
     """A function (value, source) → the JSON value of this tensor; Unsupported when the value does not fit its dtype."""
     dtype, many = tensor.dtype, tensor.dims != [1]
+    plain = _KINDS[dtype][0] if dtype in _KINDS else None
     low, high = _BOUNDS.get(dtype, (-_FP32_MAX, _FP32_MAX))
 
     def one(value: Any, source: str) -> Any:
@@ -265,6 +261,8 @@ def _coerce(tensor: Tensor) -> Coerce:
         raise Unsupported(source, f"this deployment takes {wanted}")
 
     def coerce(value: Any, source: str) -> Any:
+        if type(value) is plain:
+            return value
         if isinstance(value, Array):
             return value
         if isinstance(value, Rows):

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Awaitable
 from math import inf
 from types import TracebackType
 from typing import Self, cast
@@ -49,6 +50,7 @@ class Stream:
         *("_chunks", "_connection", "_due", "_ended", "_keep", "_name", "_only_head", "_parser"),
         *("_quiet", "_read_timeout", "_size", "_waiter", "error", "headers", "status"),
     )
+    on_status = on_chunk_header = on_chunk_complete = None  # or the parser meets an exception for each, every time
 
     def __init__(
         self,
@@ -133,8 +135,8 @@ class Stream:
             self._expect()
         return data
 
-    async def begin(self, head: bytes, body: bytes) -> None:
-        """Sends the request and waits for the head of its answer, or if unary for all of it, or for an error."""
+    def begin(self, head: bytes, body: bytes) -> Awaitable[None]:
+        """Sends the request; then wait for the head of its answer, or if unary for all of it, or for an error."""
         connection = self._connection
         connection.stream = self
         connection.watch(self._due)
@@ -143,7 +145,7 @@ class Stream:
         else:
             connection.transport.write(head)
             connection.transport.write(body)
-        await self._wait()
+        return self._wait()
 
     async def _wait(self) -> None:
         self._waiter = self._connection.loop.create_future()

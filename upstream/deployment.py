@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -40,7 +40,7 @@ class Deployment:
     """
 
     def __init__(self, settings: Settings, servers: Iterable[Server]) -> None:
-        self.settings = settings
+        self.id, self.settings = settings.id, settings
         self.checked = asyncio.Event()
         self.prepared: Any = None  # what the task reads once: a chat template, a tokenizer, voices
         self.serving: list[Replica] = []
@@ -54,12 +54,9 @@ class Deployment:
         self._unprepared = "not checked yet"
         self._most = settings.max_inflight or sys.maxsize
         self._trials: list[Replica] = []
+        self._sources: frozenset[str] | None = None
         self._at = 0
         self.replicas = [self._replica(server) for server in servers]
-
-    @property
-    def id(self) -> str:
-        return self.settings.id
 
     @property
     def available(self) -> bool:
@@ -98,11 +95,11 @@ class Deployment:
     @property
     def sources(self) -> frozenset[str]:
         """What of a request reaches the model on every server. Raises Unavailable when none is verified."""
-        sources = self.binding.sources
-        for replica in self.serving:
-            if replica.binding is not None and replica.binding.sources is not sources:
-                sources &= replica.binding.sources
-        return sources
+        if self._sources is None:
+            self._sources = self.binding.sources.intersection(
+                *(replica.binding.sources for replica in self.serving if replica.binding is not None)
+            )
+        return self._sources
 
     @property
     def template(self) -> "ChatTemplate":
@@ -160,6 +157,7 @@ class Deployment:
         ready = [] if self._unprepared else [each for each in self.replicas if each.binding is not None]
         self.serving = [each for each in ready if each.health.state == "serving"]
         self._trials = [each for each in ready if each.health.state == "trial"]
+        self._sources = None
         self.verified = bool(self.serving or self._trials)
         if self.verified:
             self.queue.advance()
@@ -167,41 +165,41 @@ class Deployment:
             self.queue.fail(lambda: Unavailable(f"{self.id}: {self.reason}"))
         self.told()
 
-    async def open(self, generation: Generation, *, waits: bool = True) -> Answer:
+    def open(self, generation: Generation, *, waits: bool = True) -> Coroutine[Any, Any, Answer]:
         """Send `generation` to the replica with the least to do. The caller closes the Answer, whatever happens.
 
         Raises Unsupported (the model cannot honour a field), Unavailable (no server has it), or another UpstreamError.
         """
         n = generation.n or 1
         if n == 1 or "n" in self.sources:
-            return await self.ask(lambda replica, due: open_answer(replica, generation, due), waits=waits)
+            return self.ask(lambda replica, due: open_answer(replica, generation, due), waits=waits)
         # The model makes one at a time; a seed must not make them alike.
         seed = generation.seed
         each = [replace(generation, n=None, seed=None if seed is None else seed + i) for i in range(n)]
-        return Several(await self._open_all(each, waits=waits))
+        return self._open_all(each, waits=waits)
 
-    async def open_each(self, generations: Sequence[Generation]) -> Answer:
+    def open_each(self, generations: Sequence[Generation]) -> Coroutine[Any, Any, Answer]:
         """Several prompts with as many choices each, as one answer in which the choices of a prompt follow the last's.
 
         As `open`.
         """
         if len(generations) == 1:
-            return await self.open(generations[0])
-        return Several(await self._open_all(generations), generations[0].n or 1, prompts=True)
+            return self.open(generations[0])
+        return self._open_all(generations, generations[0].n or 1, prompts=True)
 
     def stops(self, generation: Generation) -> bool:
         """Whether Triton stops an answer whose reader leaves, on whichever server."""
         return all(way_of(replica, generation) != "generate" for replica in self.serving)
 
-    async def generate(self, body: bytes) -> bytes:
+    def generate(self, body: bytes) -> Coroutine[Any, Any, bytes]:
         """One JSON request, one JSON answer, at the replica with the least to do. Raises an UpstreamError."""
-        return await self.ask(lambda replica, due: replica.generate(body, due), whole=True)
+        return self.ask(lambda replica, due: replica.generate(body, due), whole=True)
 
-    async def infer(
+    def infer(
         self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]
-    ) -> dict[str, Array]:
+    ) -> Coroutine[Any, Any, dict[str, Array]]:
         """One inference on tensors, at the replica with the least to do. Raises an UpstreamError."""
-        return await self.ask(lambda replica, due: replica.infer(arrays, outputs, parameters, due), whole=True)
+        return self.ask(lambda replica, due: replica.infer(arrays, outputs, parameters, due), whole=True)
 
     def stream(self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]) -> Responses:
         """One request, any number of responses on tensors: begun by the first read. The caller closes it."""
@@ -294,13 +292,17 @@ class Deployment:
             raise Unavailable(f"{self.id}: {self.reason or error}") from error
         raise error
 
-    async def _open_all(self, generations: Sequence[Generation], *, waits: bool = True) -> list[Answer]:
+    async def _open_all(
+        self, generations: Sequence[Generation], choices: int = 1, *, prompts: bool = False, waits: bool = True
+    ) -> Several:
         """Of streams, which are read side by side, none may wait for a place that another one has: they wait once."""
         if not waits or not (generations[0].stream or self.settings.cancel == "stream"):
-            return await _all(self.open(each, waits=waits) for each in generations)
+            answers = await _all(self.open(each, waits=waits) for each in generations)
+            return Several(answers, choices, prompts=prompts)
         place = self._take() or await self._turn(self._deadline())
         try:
-            return await _all(self.open(each, waits=False) for each in generations)
+            answers = await _all(self.open(each, waits=False) for each in generations)
+            return Several(answers, choices, prompts=prompts)
         finally:
             place.leave()
 

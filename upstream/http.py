@@ -2,10 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from upstream.connection import CLOCK_STEP, Connection, Pool, Stream
@@ -157,19 +157,19 @@ class Target:
         stream = await self._exchange(body, deadline, extra, None)
         return Reply(stream.status, stream.headers, stream.drain())
 
-    async def open(
+    def open(
         self,
         body: bytes = b"",
         *,
         deadline: float | None = None,
         extra: bytes = b"",
         read_timeout: float = inf,
-    ) -> Stream:
+    ) -> Coroutine[Any, Any, Stream]:
         """One exchange up to the head of its answer. The deadline goes on to hold for the reads.
 
         `read_timeout`, in seconds, bounds each silence of the server after the head.
         """
-        return await self._exchange(body, deadline, extra, read_timeout)
+        return self._exchange(body, deadline, extra, read_timeout)
 
     async def _exchange(self, body: bytes, deadline: float | None, extra: bytes, read_timeout: float | None) -> Stream:
         client = self._client

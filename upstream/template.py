@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self
 
@@ -21,6 +22,7 @@ PART_TYPES = {
     "video_url": "video",
 }  # OpenAI's to the templates'
 LONGEST = 64 << 20  # characters; beyond any context window, so only a runaway template gets there
+BLOCK = 64  # pieces of a template, each a part of the messages: a call for each would be what a prompt costs
 TOO_LONG = f"The chat template writes more than {LONGEST} characters."
 CONTINUES = "CONTINUES_HERE "  # ends in a space: its loss shows that the template trims
 
@@ -132,20 +134,21 @@ class _Compiled:
         return find_undeclared_variables(_environment().parse(self._source)) - {"messages", "tools"}
 
     def render(self, variables: dict[str, Any]) -> str:
-        pieces: list[str] = []
+        written: list[str] = []
         left = LONGEST
         try:
             context = self._template.new_context({**self._globals, **variables}, shared=True)
-            for piece in self._template.root_render_func(context):
-                left -= len(piece) + 1  # the 1 bounds a loop of empty pieces
+            pieces = self._template.root_render_func(context)
+            while block := list(islice(pieces, BLOCK)):
+                written.append("".join(block))
+                left -= len(written[-1]) + len(block)  # which bounds a loop of empty pieces
                 if left < 0:
                     raise TemplateError(TOO_LONG)
-                pieces.append(piece)
         except TemplateError:
             raise
         except Exception as error:  # a template is a program: anything can be raised
             raise TemplateError(_sentence(error)) from error
-        return "".join(pieces)
+        return "".join(written)
 
     def prepare(self, messages: list[Message]) -> list[Message]:
         """Copies of `messages` as templates expect them; parts that need no change are shared."""
@@ -154,8 +157,8 @@ class _Compiled:
     def _prepare(self, where: str, message: Message) -> Message:
         # transformers drops None too: many templates would print it, most of them handle an absent key.
         present = {key: value for key, value in message.items() if value is not None}
-        reasoning = next((present[name] for name in REASONING if name in present), None)
-        if reasoning is not None:
+        if not present.keys().isdisjoint(REASONING):
+            reasoning = next(present[name] for name in REASONING if name in present)
             present = {"thinking": reasoning, **present, "reasoning_content": reasoning}
         content = present.get("content")
         if isinstance(content, list):

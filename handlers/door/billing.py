@@ -172,13 +172,13 @@ class Bill:
 _NOTHING = Units()
 
 
-async def hold(request: Request, model: str, most: Units, *, stoppable: bool = False) -> None:
+def hold(request: Request, model: str, most: Units, *, stoppable: bool = False) -> Awaitable[None]:
     """Begin to pay for an inference that takes at most `most`; `request.used` tells from then on what it took.
 
     One that is not `stoppable` runs to its end at Triton also when the client leaves: so it does here, and is paid.
     Raises 402, 403 or StoreUnavailable.
     """
-    await bill(request).hold(model, most, stoppable=stoppable)
+    return bill(request).hold(model, most, stoppable=stoppable)
 
 
 def bill(request: Request) -> Bill:

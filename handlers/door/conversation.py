@@ -4,6 +4,7 @@ import asyncio
 import base64
 from collections.abc import Callable
 from functools import cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -70,10 +71,7 @@ class Turn(NamedTuple):
 async def converse(request: Request, body: ChatRequest, deployment: Deployment) -> Turn:
     """What the conversation asks of the model. Raises 400 for what the deployment cannot honour."""
     sources = deployment.sources
-    for field, default in _refused(sources):
-        value = getattr(body, field)
-        if value is not None and value != default:
-            raise unsupported(field, deployment)
+    _check_fields(body, deployment, sources)
     check_extra(request, sources)
     _check_pairs(body)
     forced, schema = _guide(body, deployment)
@@ -132,34 +130,41 @@ def check_extra(request: Request, sources: frozenset[str]) -> None:
             raise InvalidRequest(f"Unknown parameter: {name!r}.", param=name, code="unknown_parameter")
 
 
+def _check_fields(body: ChatRequest, deployment: Deployment, sources: frozenset[str]) -> None:
+    """None that the model has no way to honour asks for something. Raises 400."""
+    refused, values, nothing = _refused(sources)
+    if values(body) == nothing:  # as nearly always: one comparison
+        return
+    for field, default in refused:
+        value = getattr(body, field)
+        if value is not None and value != default:
+            raise unsupported(field, deployment)
+
+
 @cache
-def _refused(sources: frozenset[str]) -> tuple[tuple[str, Any], ...]:
-    return tuple((field, default) for field, source, default in FIELDS if source not in sources)
+def _refused(sources: frozenset[str]) -> tuple[list[tuple[str, Any]], Callable[[ChatRequest], Any], tuple[None, ...]]:
+    """The fields without a source, each with what asks for nothing; what reads them all, and what it usually finds.
+
+    They are several: some are nobody's.
+    """
+    refused = [(field, default) for field, source, default in FIELDS if source not in sources]
+    return refused, attrgetter(*(field for field, _ in refused)), (None,) * len(refused)
 
 
 def _check_pairs(body: ChatRequest) -> None:
     """The rules that join two fields."""
-    rules = (
-        (
-            body.stream_options is not None and not body.stream,
-            "stream_options",
-            "'stream_options' is only allowed with 'stream': true.",
-        ),
-        (
-            body.max_tokens is not None and body.max_completion_tokens is not None,
-            "max_tokens",
-            "Send 'max_completion_tokens' or 'max_tokens', not both.",
-        ),
-        (bool(body.top_logprobs) and not body.logprobs, "top_logprobs", "'top_logprobs' needs 'logprobs': true."),
-        (
-            body.tool_choice not in (None, "none", "auto") and not body.tools,
-            "tool_choice",
-            "'tool_choice' asks for a call, and there are no 'tools'.",
-        ),
-    )
-    for broken, param, message in rules:
-        if broken:
-            raise InvalidRequest(message, param=param, code="invalid_value")
+    if body.stream_options is not None and not body.stream:
+        raise _invalid("stream_options", "'stream_options' is only allowed with 'stream': true.")
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise _invalid("max_tokens", "Send 'max_completion_tokens' or 'max_tokens', not both.")
+    if body.top_logprobs and not body.logprobs:
+        raise _invalid("top_logprobs", "'top_logprobs' needs 'logprobs': true.")
+    if body.tool_choice not in (None, "none", "auto") and not body.tools:
+        raise _invalid("tool_choice", "'tool_choice' asks for a call, and there are no 'tools'.")
+
+
+def _invalid(param: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="invalid_value")
 
 
 def _guide(body: ChatRequest, deployment: Deployment) -> tuple[str | None, str | None]:

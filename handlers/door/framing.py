@@ -1,6 +1,6 @@
 """What a request's head must be, beyond what the parser asks: one meaning, whoever else reads it on its way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from handlers.door.errors import InvalidRequest
 
@@ -22,11 +22,15 @@ _ENCODED = InvalidRequest(
 )
 
 
-def fault(version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]], max_url: int) -> InvalidRequest | None:
-    """Why a head that could be parsed is refused all the same (RFC 9112, sections 3.2, 6.1 and 11.2); else None."""
+def fault(
+    version: str, url: bytes, headers: Sequence[tuple[bytes, bytes]], fields: Mapping[bytes, bytes], max_url: int
+) -> InvalidRequest | None:
+    """Why a head that could be parsed is refused all the same (RFC 9112, sections 3.2, 6.1 and 11.2); else None.
+
+    `fields` are the headers by name.
+    """
     if len(url) > max_url:
         return TOO_LONG
-    fields = dict(headers)
     if version == "1.1":
         if b"host" not in fields:
             return INVALID

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -140,10 +140,7 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header (its lower-case name), or None."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return value  # type: ignore[no-any-return]
-        return None
+        return self.exchange.fields.get(name)
 
     @property
     def client_id(self) -> bytes | None:
@@ -183,7 +180,10 @@ class Request:
     async def respond(self, body: bytes, status: int = 200, headers: Headers = _JSON) -> None:
         """Send a whole answer; JSON, unless `headers` name another content type."""
         self.started, self.status, self.sent = True, status, len(body)
-        await self._emit(self.exchange.head(status, self._lines(headers), len(body)), body, last=True)
+        exchange = self.exchange
+        if exchange.flow.write_paused:
+            await self._drained()
+        exchange.write(exchange.head(status, self._lines(headers), len(body)), body, last=True)
 
     def start_stream(self, headers: Headers) -> None:
         """The head of an answer whose body comes in pieces: it leaves with the first of them."""
@@ -199,14 +199,11 @@ class Request:
         if self.record is not None and len(self.record) <= self.gateway.config.idempotency.max_body:
             self.record += data
         head, self._head = self._head, b""
-        await self._emit(head, data, last=last)
-
-    async def _emit(self, head: bytes, data: bytes, *, last: bool) -> None:
-        self._writing = True
         if self.exchange.flow.write_paused:
+            self._writing = True
             await self._drained()
+            self._writing = False
         self.exchange.write(head, data, last=last)
-        self._writing = False
 
     async def _drained(self) -> None:
         """Wait for a client that reads more slowly than we write; one that does not read at all has left."""
@@ -251,7 +248,7 @@ class Request:
             self.left = True
             self._task.cancel()
 
-    async def run(self, handle: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, handle: "Callable[[Request], Awaitable[None]]") -> None:
         """Run `handle` to its end, or to the client's, or to its error's; then release, last taken first."""
         connection = self.connection
         self._task = task = asyncio.current_task(connection.loop)
@@ -263,7 +260,7 @@ class Request:
             observer.began(self)
         refusal: ApiError | None = None
         try:
-            await handle()
+            await handle(self)
         except asyncio.CancelledError:
             task.uncancel()
             refusal = _STOPPING  # for who is still there: the server does not wait any longer
@@ -341,11 +338,11 @@ _STOPPING = ApiError(
 )
 
 
-async def _hide(scope: Scope) -> None:
-    raise unrouted(404, scope["method"], scope["path"], ())
+async def _hide(request: Request) -> None:
+    raise unrouted(404, request.scope["method"], request.scope["path"], ())
 
 
-async def _crowded() -> None:
+async def _crowded(_: Request) -> None:
     """Before anything is taken or asked: it costs next to nothing."""
     raise ApiError(
         "Conch has as many requests under way as it may; try again.",
@@ -377,21 +374,19 @@ class Lifetime:
         """Imported and made for the first request that is not hot: a start waits for neither."""
         return self._make_app()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         request = Request(self.gateway, scope, receive)
         endpoint = self.table.get((scope["method"], scope["path"]))
         if len(scope["connection"].tasks) > self.gateway.config.server.max_requests and scope["path"] not in ALWAYS:
-            await request.run(_crowded)
-        elif self.admin_port is not None and self._is_hidden(scope):
-            await request.run(partial(_hide, scope))
-        elif endpoint is not None:
-            await request.run(lambda: endpoint.serve(request))
-        else:
-            scope["conch"] = request
-            await request.run(lambda: self._route(scope, receive, send))
+            return request.run(_crowded)
+        if self.admin_port is not None and self._is_hidden(scope):
+            return request.run(_hide)
+        if endpoint is not None:
+            return request.run(endpoint.serve)
+        scope["conch"] = request
+        return request.run(lambda _: self._route(scope, receive, send))
 
     def _is_hidden(self, scope: Scope) -> bool:
         path: str = scope["path"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from http import HTTPStatus
+from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ JOIN_BELOW = 1 << 20  # a smaller body is copied behind its head: cheaper than t
 CROWD = 64
 """Connections beyond the last that are told why they are closed; more are reset."""
 _END = b"0\r\n\r\n"
+_CLOCK_STEP = 0.001  # uvloop rounds timers to milliseconds: they may ring this much early
 
 
 class Leavable(Protocol):
@@ -29,12 +31,17 @@ class Exchange(RequestResponseCycle):
     """A request and the way back to its client: what uvicorn sends by ASGI messages, here as bytes, in one write."""
 
     chunked = False
+    fields: dict[bytes, bytes]  # its headers; of one that came several times, the last
+    _standing: tuple[object, bytes] = None, b""  # uvicorn's default headers, new every second, and their lines
 
     def head(self, status: int, lines: bytes, length: int | None = None) -> bytes:
         """The head of the answer, whose own header `lines` end in CRLF each; no `length`: the body comes in pieces."""
         self.response_started = True
         self.waiting_for_100_continue = False
-        date = b"".join([b"%b: %b\r\n" % each for each in self.default_headers])
+        if self._standing[0] is not self.default_headers:
+            lines_of = b"".join([b"%b: %b\r\n" % each for each in self.default_headers])
+            Exchange._standing = self.default_headers, lines_of
+        date = self._standing[1]
         close = b"" if self.keep_alive else b"connection: close\r\n"
         if status == 304:  # which has no body, nor the length of one
             return b"%b%b%b%b\r\n" % (STATUS_LINE[status], date, lines, close)
@@ -99,6 +106,7 @@ class HeadProtocol(HttpToolsProtocol):
         self._close_timer: asyncio.TimerHandle | None = None
         self._refused = False
         self._refusal: ApiError = INVALID
+        self._idle_since = 0.0
         self._upgrading = b""  # the method of a request that asks for another protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -133,7 +141,6 @@ class HeadProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
         else:
             self._overhead += len(data)
-        self._unset_keepalive_if_required()
         try:
             self._feed(data)
         except httptools.HttpParserError:
@@ -183,7 +190,8 @@ class HeadProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
-        refusal = fault(version, self.url, self.headers, self.max_url)
+        fields = dict(self.headers)
+        refusal = fault(version, self.url, self.headers, fields, self.max_url)
         if refusal is not None:
             self._refusal = refusal
             raise httptools.HttpParserError("refused")
@@ -210,6 +218,7 @@ class HeadProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        exchange.fields = fields
         self._in_head, self._head_bytes = False, 0
         if previous is None or previous.response_complete:
             self._start_asgi_task(exchange, self.app)
@@ -246,6 +255,33 @@ class HeadProtocol(HttpToolsProtocol):
         self._stop_closing()
         if not self.pipeline:
             self.flow.resume_reading()  # a long body has paused it, and the client's leaving would not be seen
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but one timer serves all the answers of a connection, and is set anew when it rings."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = monotonic()
+        if self.timeout_keep_alive_task is None:
+            self._keep_alive(self.timeout_keep_alive)
+
+    def _keep_alive(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been idle for so long; the end of what is under way sets a timer again."""
+        self.timeout_keep_alive_task = None
+        if self._head_bytes or not self._in_head or not self.cycle.response_complete:
+            return
+        left = self._idle_since + self.timeout_keep_alive - monotonic()
+        if left > _CLOCK_STEP:
+            self._keep_alive(left)
+        else:
+            self.transport.close()
 
     @property
     def body_is_here(self) -> bool:

@@ -53,10 +53,8 @@ def _most(settings: Settings, generations: tuple[Generation, ...]) -> Units:
 
 def _used(counted: Counted) -> Units:
     """What it has taken so far, as the model counts: a count that cannot be is no reason to pay anybody."""
-    input, cached, output = (
-        max(count or 0, 0) for count in (counted.prompt_tokens, counted.cached_tokens, counted.completion_tokens)
-    )
-    return Units(input_tokens=input, cached_tokens=min(cached, input), output_tokens=output)
+    input, cached = max(counted.prompt_tokens or 0, 0), max(counted.cached_tokens or 0, 0)
+    return Units(input, min(cached, input), max(counted.completion_tokens or 0, 0))
 
 
 def interpreted(interpreter: Interpreter, delta: Delta) -> list[Piece]:
