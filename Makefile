@@ -5,7 +5,7 @@ COMPILE := $(VENV) -m uv pip compile --quiet --universal --python-version 3.11 -
 	--custom-compile-command "make lock"
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup-run  ## everything from nothing: a real Triton, its models, the gateway, a workspace and its key
 	@$(VENV) scripts/run.py $(ARGS)
@@ -27,6 +27,12 @@ check: setup-check  ## lint, format, types, and the advisories on what is locked
 	@$(VENV) -m ruff format --check
 	@$(VENV) -m mypy
 	@$(VENV) scripts/audit.py
+
+check-deploy: setup-check  ## deploy/ by hadolint, and by the schemas of Compose and Kubernetes
+	@$(VENV) -m pip install --quiet --require-hashes -r requirements/deploy.txt
+	@.venv/bin/hadolint deploy/Dockerfile
+	@$(VENV) -m check_jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+	@for file in conch secret; do $(VENV) -m kubernetes_validate --strict deploy/kubernetes/$$file.yaml || exit; done
 
 bench: setup-bench  ## speed against nginx; ARGS="--only unary-16,stream-burst"; BASE=<revision> runs beside this
 	@$(VENV) -m bench $(if $(BASE),--base $(BASE)) $(ARGS)
@@ -58,6 +64,7 @@ lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and th
 	@$(COMPILE) pyproject.toml -o requirements/run.txt
 	@$(COMPILE) pyproject.toml --extra tracing -c requirements/run.txt -o requirements/tracing.txt
 	@$(COMPILE) pyproject.toml --extra dev --extra tracing -c requirements/run.txt -o requirements/dev.txt
+	@$(COMPILE) requirements/deploy.in -c requirements/dev.txt -o requirements/deploy.txt
 	@$(COMPILE) requirements/sdk.in -o requirements/sdk.txt
 	@$(COMPILE) requirements/models.in --no-deps -o requirements/models.txt
 
@@ -73,5 +80,5 @@ clean:  ## remove the virtual environments, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test test-sdk check bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots
+.PHONY: help run serve triton test test-sdk check check-deploy bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots
 .DEFAULT_GOAL := help
