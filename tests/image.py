@@ -122,7 +122,7 @@ class Image:
         self.script += [str(self.root), str(self.volume), self.user if root else ""]
 
     def refused(self) -> str:
-        """What keeps this user from entering it, such as a kernel without user namespaces; nothing where nothing does."""
+        """What keeps this user from entering it, such as a kernel without user namespaces; empty where nothing does."""
         return subprocess.run([*self.unshared, "true"], capture_output=True, text=True, check=False).stderr.strip()
 
     def enter(self, *command: str, **variables: str) -> tuple[list[str], dict[str, str]]:
