@@ -194,3 +194,25 @@ def test_what_takes_the_place_of_another_setting_is_one(page: str, monkeypatch: 
 def row_is_ours(word: str) -> bool:
     """Not a status, and not what stands on the other side of a table with three columns."""
     return bool(re.fullmatch(r"(--)?[a-z0-9_-]+|/[\w/]+|CONCH_\w+", word))
+
+
+def test_what_the_page_on_the_house_names_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    code = "\n".join(
+        path.read_text() for room in ("handlers", "upstream", "store", "config") for path in _sources(room)
+    )
+    paths = re.findall(r"`((?:handlers|upstream|store|config|tests|door|app)[\w/]*(?:\.py|/))`", page)
+    assert len(paths) > 30
+    for path in paths:
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`([A-Z]\w+|admit|reach|converse|opened|create|build)\b[^`]*`", page):
+        assert re.search(rf"\b(class|def) {name}\b|\b{name} = ", code + (ROOT / "app.py").read_text()) or name in (
+            "UPDATE",
+            "Idempotency",
+        ), name
+    for command in re.findall(r"`make ([a-z-]+)", page):
+        assert command in TARGETS
+
+
+def _sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
