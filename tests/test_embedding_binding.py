@@ -245,6 +245,16 @@ async def test_replies_that_do_not_fit(answer: Any, error: type[Exception]) -> N
         await text_model(answer=answer).embed(["a", "b"])
 
 
+@pytest.mark.parametrize(
+    "answer", [pack("INT64", [1], [7]), pack("BYTES", [2], ["[1]", "[2]"]), pack("BYTES", [1], ["7"])]
+)
+async def test_json_that_is_no_vector(answer: Array) -> None:
+    profile = {"in": {"text": "input"}, "out": {"embedding": {"tensor": "v", "encoding": "json"}}}
+    model = Recorder("embedding", profile, TEXT, [token("v", "STRING", (1,))], 1, lambda arrays: {"v": answer})
+    with pytest.raises(BadReply, match="not a JSON list"):
+        await model.embed(["a"])
+
+
 async def test_a_vector_of_nan_is_a_failure() -> None:
     with pytest.raises(ModelFailed):
         await text_model(normalize=True, answer=fixed("FP32", math.nan, 1.0)).embed(["a"])

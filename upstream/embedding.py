@@ -15,7 +15,7 @@ from upstream.binding import Inputs, Rows
 from upstream.contract import Contract, NotBound, Profile, output
 from upstream.errors import BadReply, ContextExceeded, ModelFailed, Unsupported
 from upstream.inference import Embed
-from upstream.tensors import Array, pack
+from upstream.tensors import Array, pack, total
 from upstream.tokens import SOURCES, Tokenizer, TokenSettings, TokenTensors, TooLong, bound, check_lengths
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ async def embed(
             answer = await rows.ask(deployment, binding.inputs, binding.outputs, read.job(base, part), len(part))
         except ContextExceeded as error:
             raise TooLong(part[0] if len(part) == 1 else None) from error
-        counted = sum(answer[binding.counts].items()) if binding.counts is not None else 0
+        counted = total(binding.counts, answer[binding.counts]) if binding.counts is not None else 0
         lengths = [read.lengths[index] for index in part]
         array = answer[binding.tensor]
         if binding.plain and cut is None:
@@ -245,7 +245,7 @@ async def _read(binding: EmbeddingBinding, tokenizer: Tokenizer | None, inputs: 
 def _from_json(array: Array) -> Array:
     """A vector that came as JSON text, as the vLLM backend gives it."""
     try:
-        [text] = array.items()
+        [text] = array.items() if array.dtype == "BYTES" else []
         vector = _read_vector(text)
     except ValueError as error:
         raise BadReply(f"a vector that is not a JSON list of numbers: {error}") from error

@@ -25,7 +25,7 @@ from upstream.errors import (
     UpstreamError,
     failure,
 )
-from upstream.tensors import Array
+from upstream.tensors import Array, received
 from upstream.trace import TRACE
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def _arrays(response: Any) -> dict[str, Array]:
     if len(outputs) != len(contents):
         raise BadReply(f"{response.model_name}: {len(outputs)} outputs with {len(contents)} raw contents")
     return {
-        output.name: Array(output.datatype, tuple(output.shape), data)
+        output.name: received(output.name, output.datatype, output.shape, data)
         for output, data in zip(outputs, contents, strict=True)
     }
 

@@ -13,7 +13,7 @@ from upstream.binding import Inputs, Rows
 from upstream.contract import Contract, NotBound, Profile, output
 from upstream.errors import BadReply, ContextExceeded, ModelFailed
 from upstream.inference import Rank
-from upstream.tensors import Array
+from upstream.tensors import Array, total
 from upstream.tokens import SOURCES, Tokenizer, TokenSettings, TokenTensors, TooLong, bound
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def rank(deployment: "Deployment", query: str, documents: list[str], extra
             answer = await rows.ask(deployment, binding.inputs, binding.outputs, job(part), len(part))
         except ContextExceeded as error:
             raise TooLong(part[0] if len(part) == 1 else None) from error
-        counted = sum(answer[binding.counts].items()) if binding.counts is not None else 0
+        counted = total(binding.counts, answer[binding.counts]) if binding.counts is not None else 0
         return binding.scores(answer[binding.tensor], len(part)), counted
 
     started = time.perf_counter()

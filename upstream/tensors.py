@@ -27,6 +27,8 @@ CODES = {
     "FP32": "f",
     "FP64": "d",
 }
+WIDTHS = {"BOOL": 1, "FP16": 2, "BF16": 2} | {dtype: array(code).itemsize for dtype, code in CODES.items()}
+INTEGERS = frozenset(dtype for dtype in CODES if "INT" in dtype)
 
 
 class Array(msgspec.Struct, frozen=True):
@@ -45,9 +47,12 @@ class Array(msgspec.Struct, frozen=True):
         return count
 
     def items(self) -> list[Any]:
-        """The elements in row-major order: numbers, bools, or bytes. ValueError for a dtype without a Python form."""
+        """The elements in row-major order: numbers, bools, or bytes. ValueError for a dtype without a Python form.
+
+        BadReply for texts that are not what the shape says.
+        """
         if self.dtype == "BYTES":
-            return _split(self.data)
+            return _split(self.data, self.size)
         if self.dtype == "BOOL":
             return [bool(byte) for byte in bytes(self.data)]
         if self.dtype == "FP16":
@@ -55,6 +60,21 @@ class Array(msgspec.Struct, frozen=True):
         if self.dtype not in CODES:
             raise ValueError(f"{self.dtype} has no Python form")
         return memoryview(self.data).cast("B").cast(CODES[self.dtype]).tolist()  # type: ignore[call-overload,no-any-return]
+
+
+def received(name: str, dtype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
+    """An Array as a server tells it. Raises BadReply where it has other bytes than its shape asks for."""
+    made = Array(dtype, tuple(shape), data)
+    if dtype != "BYTES" and made.size * WIDTHS.get(dtype, -1) != len(data):
+        raise BadReply(f"the output {name!r} came as {dtype}{list(shape)} in {len(data)} bytes")
+    return made
+
+
+def total(name: str, array: Array) -> int:
+    """The sum of the counts in a tensor. Raises BadReply where these are no counts."""
+    if array.dtype not in INTEGERS:
+        raise BadReply(f"{name!r} came as {array.dtype}, which counts nothing")
+    return int(sum(array.items()))
 
 
 def pack(dtype: str, shape: Sequence[int], values: Iterable[Any]) -> Array:
@@ -126,7 +146,7 @@ def reply(headers: Mapping[bytes, bytes], body: bytes) -> dict[str, Array]:
         size = output.parameters.binary_data_size
         if size is None or at + size > len(body):
             raise BadReply(f"the output {output.name!r} of an /infer reply is not there as binary data")
-        arrays[output.name] = Array(output.datatype, output.shape, view[at : at + size])
+        arrays[output.name] = received(output.name, output.datatype, output.shape, view[at : at + size])
         at += size
     return arrays
 
@@ -136,11 +156,13 @@ def _element(value: str | bytes) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-def _split(data: bytes | memoryview) -> list[bytes]:
+def _split(data: bytes | memoryview, count: int) -> list[bytes]:
     elements, at = [], 0
-    while at < len(data):
+    while at + 4 <= len(data):
         (size,) = struct.unpack_from("<I", data, at)
         at += 4
         elements.append(bytes(data[at : at + size]))
         at += size
+    if at != len(data) or len(elements) != count:
+        raise BadReply(f"{len(data)} bytes of texts, which are not the {count} that they should be")
     return elements

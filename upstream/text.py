@@ -7,7 +7,7 @@ import msgspec
 
 from upstream.binding import Inputs, default_of
 from upstream.contract import Contract, NotBound, Profile
-from upstream.errors import ModelFailed
+from upstream.errors import BadReply, ModelFailed
 from upstream.inference import Delta, Generation, TokenLogprob, Usage
 from upstream.stops import StopTrimmer
 from upstream.tensors import Array
@@ -15,7 +15,16 @@ from upstream.tensors import Array
 ALWAYS = frozenset({"prompt", "stream"})
 FAILURES = frozenset({"abort", "cancelled", "error", "timeout"})  # an engine's words for an answer that it gave up
 PRICED = (("input", "prompt_tokens"), ("cached_input", "cached_tokens"), ("output", "completion_tokens"))
-MEANINGS = ("text", "finish", "prompt_tokens", "completion_tokens", "cached_tokens", "logprobs")
+# What each tensor of an answer is in JSON: of one element a scalar, of several a list.
+TEXT, COUNT = str | list[str | None] | None, int | float | list[int | float] | None
+MEANINGS: dict[str, Any] = {
+    "text": TEXT,
+    "finish": TEXT,
+    "prompt_tokens": COUNT,
+    "completion_tokens": COUNT,
+    "cached_tokens": COUNT,
+    "logprobs": TEXT,
+}
 
 
 class TextBinding:
@@ -46,13 +55,12 @@ class TextBinding:
         return Reader(self, generation)
 
     def event(self, arrays: Mapping[str, Array]) -> Any:
-        """A gRPC response as the event that `decode` would have made of its JSON."""
-        fields = {}
-        for meaning, tensor in self.names.items():
-            if tensor in arrays:
-                items = arrays[tensor].items()
-                fields[meaning] = [item.decode() if isinstance(item, bytes) else item for item in items]
-        return self._event(**fields)
+        """A gRPC response as the event that `decode` would have made of its JSON. Raises BadReply."""
+        try:
+            fields = {name: _told(arrays[name]) for name in self.names.values() if name in arrays}
+            return msgspec.convert(fields, self._event)
+        except ValueError as error:
+            raise BadReply(f"a response that is not what it should be: {error}") from error
 
     def _bind_outputs(self, outputs: Mapping[str, Any], live: set[str]) -> None:
         text = outputs.get("text")
@@ -77,7 +85,10 @@ class TextBinding:
             elif tensor is not None and tensor != "infer":
                 self.left_out.append(tensor)
         self.reports_finish = "finish" in self.names
-        fields: list[tuple[str, Any, Any]] = [("error", str | None, None), *((name, Any, None) for name in MEANINGS)]
+        fields: list[tuple[str, Any, Any]] = [
+            ("error", str | None, None),
+            *((name, told, None) for name, told in MEANINGS.items()),
+        ]
         written = {"error": "error", **self.names}
         self._event = msgspec.defstruct("Event", fields, rename=lambda name: written.get(name, f" {name}"))
         self.decode = msgspec.json.Decoder(self._event).decode
@@ -253,6 +264,10 @@ def _logprobs(text: str) -> list[TokenLogprob] | None:
         told[0].top = [TokenLogprob(each.decoded_token or "", each.logprob) for each in ranked]
         logprobs.append(told[0])
     return logprobs
+
+
+def _told(array: Array) -> list[Any]:
+    return [item.decode() if isinstance(item, bytes) else item for item in array.items()]
 
 
 def _at(value: Any, index: int) -> Any:

@@ -62,9 +62,10 @@ class TranscriptionBinding:
 
     def text(self, arrays: dict[str, Array]) -> str:
         """What a response says. Raises BadReply."""
-        if self.tensor not in arrays:
-            raise BadReply(f"a response without {self.tensor!r}")
-        return "".join(item.decode("utf-8", "replace") for item in arrays[self.tensor].items())
+        heard = arrays.get(self.tensor)
+        if heard is None or heard.dtype != "BYTES":
+            raise BadReply(f"a response without a text in {self.tensor!r}")
+        return "".join(item.decode("utf-8", "replace") for item in heard.items())
 
 
 class Heard(NamedTuple):
