@@ -10,6 +10,7 @@ from upstream.errors import DeadlinePassed, QueueFull, Unavailable, failure
 from upstream.health import LONGEST_BACKOFF, MOST_FAILURES, Health
 from upstream.names import Names, endpoints, is_name
 from upstream.queue import Queue
+from upstream.replica import _failure
 
 
 def state(health: Health) -> str:
@@ -134,6 +135,17 @@ def test_may_have_begun(message: str) -> None:
     error = failure(message, "status 503", busy=True)
     assert isinstance(error, Unavailable)
     assert (error.sent, error.absent) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "wait"),
+    [(503, b"7", 7), (503, b"0", 1), (503, b"99999", 3600), (503, b"Wed, 21 Oct 2026 07:28:00 GMT", 1), (404, b"7", 7)],
+)
+def test_who_stands_before_triton_says_when_to_come_again(status: int, told: bytes, wait: int) -> None:
+    error = _failure(status, {b"retry-after": told}, b"<html>")
+    assert isinstance(error, Unavailable)
+    assert error.retry_after == wait
+    assert not hasattr(_failure(500, {b"retry-after": told}, b"<html>"), "retry_after")
 
 
 # The queue ------------------------------------------------------------------------------------------

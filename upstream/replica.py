@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 JSON = {"Content-Type": "application/json"}
 BINARY = {"Content-Type": "application/octet-stream"}
+LONGEST_WAIT = 3600  # seconds for which a client is sent away
 
 
 class Binding(Protocol):
@@ -193,7 +194,7 @@ class Replica:
         """One JSON request, one JSON answer."""
         reply = await self._generate.call(body, deadline=deadline)
         if reply.status != 200:
-            raise _failure(reply.status, reply.body)
+            raise _failure(reply.status, reply.headers, reply.body)
         return reply.body
 
     async def generate_stream(self, body: bytes, deadline: float) -> Stream:
@@ -201,7 +202,7 @@ class Replica:
         stream = await self._generate_stream.open(body, deadline=deadline)
         try:
             if stream.status != 200:
-                raise _failure(stream.status, await stream.all(1 << 16))
+                raise _failure(stream.status, stream.headers, await stream.all(1 << 16))
         except BaseException:
             stream.close()
             raise
@@ -216,7 +217,7 @@ class Replica:
         body, head = tensors.request(arrays, outputs, parameters)
         reply = await self._infer.call(body, deadline=deadline, extra=head)
         if reply.status != 200:
-            raise _failure(reply.status, reply.body)
+            raise _failure(reply.status, reply.headers, reply.body)
         return tensors.reply(reply.headers, reply.body)
 
     async def stream(
@@ -251,10 +252,14 @@ class _ErrorBody(msgspec.Struct):
     error: str = ""
 
 
-def _failure(status: int, body: bytes) -> UpstreamError:
+def _failure(status: int, headers: Mapping[bytes, bytes], body: bytes) -> UpstreamError:
     """What Triton's error means. On generate every error of a backend comes as 400, whatever its own code was."""
     try:
         message = msgspec.json.decode(body.removeprefix(b"data: "), type=_ErrorBody).error  # a stream's is an event
     except msgspec.MsgspecError:
         message = repr(body[:200])
-    return failure(message, f"status {status}", busy=status == 503, absent=status == 404)
+    error = failure(message, f"status {status}", busy=status == 503, absent=status == 404)
+    wait = headers.get(b"retry-after", b"")
+    if isinstance(error, Unavailable) and wait.isdigit():  # of who stands before Triton
+        error.retry_after = min(max(int(wait), 1), LONGEST_WAIT)
+    return error
