@@ -1,9 +1,10 @@
-"""A store that is full or locked, a gateway that is stopping, a clock that jumps: told clearly, and over by itself."""
+"""A store that takes nothing, a gateway that is stopping, a clock that jumps: told clearly, and over by itself."""
 
 import os
 import resource
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -55,7 +56,20 @@ def locked(conch: Conch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("trouble", [full, locked])
+@contextmanager
+def read_only(conch: Conch) -> Iterator[None]:
+    """No file of the store's may be written, those that are open included: as on a file system that the kernel has
+    turned read-only after an error. By hand none with open files can be remounted so; immutable files are the same."""
+    files = list(conch.store.parent.glob(f"{conch.store.name}*"))
+    if subprocess.run(["chattr", "+i", *files], capture_output=True, check=False).returncode:
+        pytest.skip("needs root, and a file system that knows chattr +i")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", *files], check=True)
+
+
+@pytest.mark.parametrize("trouble", [full, read_only, locked])
 def test_a_store_that_takes_nothing(own: Conch, trouble: object) -> None:
     assert callable(trouble)
     key = own.key("acme")
