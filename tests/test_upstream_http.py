@@ -280,6 +280,14 @@ async def test_a_reply_too_large(reply: bytes) -> None:
         assert client.open == 0
 
 
+@pytest.mark.parametrize("head", [CHUNKED + b"1000001\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+async def test_a_reply_without_an_end(head: bytes) -> None:
+    async with serving(playing(head + b"x" * (16 * MIB + 1), stay=True)) as client:
+        with pytest.raises(ReplyTooLarge, match="of no stated length"):
+            await generate(client).call(b"{}")
+        assert client.open == 0
+
+
 async def test_a_stream_larger_than_its_reader_takes() -> None:
     async with serving(playing(CHUNKED + b"7d0\r\n" + b"x" * 2000, stay=True), max_body=1999) as client:
         for limit in (1999, 0):

@@ -12,6 +12,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from upstream.errors import BadReply, Broken, DeadlinePassed, Phase, ReplyTooLarge, UpstreamError
 
 HEAD_LIMIT = 64 * 1024  # bytes of a head; also of 1xx replies, of trailers, of a chunk's extensions
+# Bytes of a whole answer that states no length. Triton's states it; this one may have no end.
+UNSTATED = 16 * 1024 * 1024
 JOIN_BELOW = 1024 * 1024  # a smaller body is copied behind its head: measured cheaper than two buffers
 CLOCK_STEP = 0.001  # uvloop rounds timers to milliseconds: they may ring this much early
 
@@ -251,6 +253,8 @@ class Stream:
         self._chunks.append(data)
         if self._read_timeout is None:
             self._bound(self._size)
+            if self._size > UNSTATED and b"content-length" not in self.headers:
+                self._stop(ReplyTooLarge(f"{self._name}: more than {UNSTATED} bytes of no stated length"))
 
     def on_message_complete(self) -> None:
         self._ended = self.status > 0
