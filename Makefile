@@ -22,6 +22,9 @@ test: setup-test  ## every test; make test ARGS="-k chat -x"
 test-sdk: setup-test setup-sdk  ## every client of docs/clients.md, for real; ARGS=--write writes what works into it
 	@$(VENV) -m pytest -m sdk tests/sdk $(ARGS)
 
+chaos: setup-test  ## Triton fails in every way, under hundreds of clients; ARGS=--write writes the README's table
+	@$(VENV) -m pytest tests/chaos --long -o log_cli=true --log-cli-level=INFO $(ARGS)
+
 check: setup-check  ## lint, format, types, and the advisories on what is locked
 	@$(VENV) -m ruff check
 	@$(VENV) -m ruff format --check
@@ -80,5 +83,5 @@ clean:  ## remove the virtual environments, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test test-sdk check check-deploy bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots
+.PHONY: help run serve triton test test-sdk chaos check check-deploy bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots
 .DEFAULT_GOAL := help

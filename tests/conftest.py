@@ -14,7 +14,26 @@ from tests.triton_fixture import triton
 
 __all__ = ["postgres", "triton", "url"]
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What make test-sdk and make chaos say."""
+    parser.addoption("--write", action="store_true", help="write what was seen into the pages instead of comparing")
+    parser.addoption("--long", action="store_true", help="many clients and long silences: make chaos")
+
+
 settings.register_profile("deep", max_examples=2000)  # by hand: pytest --hypothesis-profile deep tests/test_money.py
+
+
+@pytest.fixture(scope="session")
+def write(request: pytest.FixtureRequest) -> bool:
+    """Whether the pages are to be written."""
+    return bool(request.config.getoption("--write"))
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether it may take its time."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture(scope="session")

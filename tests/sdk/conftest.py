@@ -13,17 +13,6 @@ from tests.sdk.clients import EXAMPLES, SDK
 from tests.sdk.outside import Outside, outside
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`make test-sdk ARGS=--write` writes the pages and the table instead of comparing them."""
-    parser.addoption("--write", action="store_true", help="write docs/clients and the table of what works")
-
-
-@pytest.fixture(scope="session")
-def write(request: pytest.FixtureRequest) -> bool:
-    """Whether the pages are to be written."""
-    return bool(request.config.getoption("--write"))
-
-
 @pytest.fixture(scope="session")
 def conch(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conch]:
     """A gateway by the configuration that is shipped, on a free port, with a store of its own."""
