@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.door.errors import InvalidRequest
-from handlers.door.multipart import MAX_FIELD, SPOOL, Form, Upload, fields, read_form
+from handlers.door.multipart import MAX_FIELD, MAX_PREAMBLE, SPOOL, Form, Upload, fields, read_form
 
 TYPE = b'multipart/form-data; charset=utf-8; boundary="x--y"'
 FILES = frozenset({"file"})
@@ -64,6 +64,18 @@ def test_pieces_of_any_size(size: int) -> None:
 def test_any_content(content: bytes, size: int) -> None:
     if b"\r\n--x--y" not in b"\r\n" + content:
         assert read(body((FILE, content), (named(b"model"), b"m")), size) == [("file", content), ("model", "m")]
+
+
+@pytest.mark.parametrize("size", [1, 20, 1000])
+def test_a_bare_line_feed_in_a_header_is_refused_however_it_comes(size: int) -> None:
+    header = FILE.replace(b"audio/wav", b"\nContent-Length: 3")
+    with pytest.raises(InvalidRequest, match="line break"):
+        read(body((header, b"sound")), size)
+
+
+def test_what_stands_before_the_first_boundary_is_bounded() -> None:
+    with pytest.raises(InvalidRequest, match="no boundary in its first 4096 bytes"):
+        read(b"x" * MAX_PREAMBLE + b"\r\n" + body(*PARTS), 100)
 
 
 def test_a_large_file_goes_to_disk() -> None:

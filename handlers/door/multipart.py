@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import re
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Final
 
 from handlers.door.errors import InvalidRequest
 
@@ -16,6 +17,9 @@ MAX_NAME = 64  # characters
 MAX_PARTS = 64
 MAX_HEADERS = 8  # of a part
 MAX_HEADER = 4 << 10  # bytes
+MAX_PREAMBLE = 4 << 10  # bytes that may stand before the first boundary
+
+BOUNDARY: Final = re.compile(r"[\w'()+,./:=? -]{0,69}[\w'()+,./:=?-]", re.ASCII)  # RFC 2046, section 5.1.1
 
 Form = list[tuple[str, "str | Upload"]]
 
@@ -86,13 +90,17 @@ async def read_form(
     name, upload, text = "", None, bytearray()
     try:
         boundary = parse_options_header(content_type.decode("latin-1"))[1].get("boundary", "")
+        if not BOUNDARY.fullmatch(boundary):
+            raise MultipartError("the content type names no good boundary")
         parser = PushMultipartParser(
             boundary, max_segment_count=MAX_PARTS, max_header_count=MAX_HEADERS, max_header_size=MAX_HEADER
         )
         with parser:
-            async for piece in pieces:
+            async for piece in _opened(pieces, f"--{boundary}".encode()):
                 for event in parser.parse(piece) if piece else ():
                     if isinstance(event, MultipartSegment):
+                        if any("\n" in value for _, value in event.headerlist):
+                            raise MultipartError("Invalid line break in segment header")
                         name, upload = _begin(event.name or "", event.filename, files, digested)
                         if upload is not None:
                             on_end(upload.close)
@@ -110,6 +118,25 @@ async def read_form(
             f"The body is not valid multipart/form-data: {error}.", code="invalid_multipart"
         ) from error
     return form
+
+
+async def _opened(pieces: AsyncIterator[bytes], opening: bytes) -> AsyncIterator[bytes]:
+    """The pieces, with all up to the first boundary in one: what the parser does with it depends on how it is cut.
+
+    Raises InvalidRequest.
+    """
+    head, found = b"", False
+    async for piece in pieces:
+        if not found:
+            head += piece
+            found = opening in head
+            if not found and len(head) > MAX_PREAMBLE:
+                raise InvalidRequest(
+                    f"The body is not valid multipart/form-data: no boundary in its first {MAX_PREAMBLE} bytes.",
+                    code="invalid_multipart",
+                )
+            piece = head if found else b""
+        yield piece
 
 
 def fingerprint(form: Form) -> bytes:
