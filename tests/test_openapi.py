@@ -26,6 +26,7 @@ from scripts.triton import Triton
 from tests.gateway import ROOT, Conch
 from tests.test_transcriptions import FEW
 
+BREAKS = 'script: {"pieces": ["a", "b"], "fail_after": 1, "pace_ms": 20}'
 TOKEN = "the operator of this test"
 PLAIN = {  # headers that HTTP itself explains
     *("cache-control", "connection", "content-encoding", "content-length", "content-security-policy", "content-type"),
@@ -62,11 +63,11 @@ class Shop(NamedTuple):
             self.fits(content["schema"], answer.json())
         elif kind == "text/event-stream":
             frames = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
-            assert frames.pop() == "[DONE]"
-            assert frames
+            assert frames[-1] == "[DONE]"
+            assert frames[:-1]
             for frame in frames:
                 self.fits(content["schema"], {"data": frame})
-                self.fits(content["schema"]["properties"]["data"]["contentSchema"], json.loads(frame))
+                fits_as_frame(self.document, content["schema"], frame)
 
     def fits(self, schema: dict[str, Any], value: Any) -> None:
         """Whether a value is what a schema of the document says."""
@@ -89,6 +90,13 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 def fits(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
     Draft202012Validator(schema | {"components": document["components"]}).validate(value)
+
+
+def fits_as_frame(document: dict[str, Any], events: dict[str, Any], data: str) -> None:
+    """Whether the data of an event are [DONE], or JSON of its schema: what validators leave to who decodes them."""
+    content, done = events["properties"]["data"]["anyOf"]
+    if data != done["const"]:
+        fits(document, content["contentSchema"], json.loads(data))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +166,7 @@ def test_every_example_fits_its_schema(made: dict[str, Any]) -> None:
             for value in [*values, *([media["example"]] if "example" in media else [])]:
                 fits(made, media["schema"], value)
                 if "event" in media["schema"].get("properties", {}):
-                    fits(made, media["schema"]["properties"]["data"]["contentSchema"], json.loads(value["data"]))
+                    fits_as_frame(made, media["schema"], value["data"])
                 count += 1
     for response in made["components"]["responses"].values():
         media = response["content"]["application/json"]
@@ -337,6 +345,18 @@ async def test_a_browser_shows_it(shop: Shop) -> None:
         await page.get_by_text(shop.document["paths"]["/v1/chat/completions"]["post"]["summary"]).first.wait_for()
         await chromium.close()
     assert said == []
+
+
+def test_what_ends_a_stream_is_told(shop: Shop) -> None:
+    """[DONE], which is no JSON, and the error of a model that broke off."""
+    content = shop.document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    data = content["schema"]["properties"]["data"]["anyOf"]
+    assert data[1] == {"const": "[DONE]"}
+    asked = {"model": "vllm", "stream": True, "messages": [{"role": "user", "content": BREAKS}]}
+    told = shop.send("POST", "/v1/chat/completions", _security("key"), json=asked).text
+    last = told.removesuffix("\n\n").rpartition("data: ")[2]
+    assert json.loads(last).keys() == {"error"}
+    shop.fits(data[0]["contentSchema"], json.loads(last))
 
 
 def test_a_query_is_told_as_it_is_read(shop: Shop) -> None:

@@ -142,7 +142,9 @@ class _Operation:
         for kind in _members(self._hints["return"]):
             if get_origin(kind) is Stream:
                 (event,) = get_args(kind)
-                content["text/event-stream"] = {"schema": _events(self._schemas.of(event))} | examples.event(event)
+                content["text/event-stream"] = {
+                    "schema": _events(self._schemas.of(event), self._schemas.of(Error))
+                } | examples.event(event)
                 continue
             plain, *media = get_args(kind) if get_origin(kind) is Annotated else (kind,)
             if plain in (Bytes, ByteStream):
@@ -203,9 +205,10 @@ def _members(hint: Any) -> Sequence[Any]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _events(schema: dict[str, Any]) -> dict[str, Any]:
-    """Server-sent events whose data are JSON of a schema; the last one's are [DONE]."""
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+def _events(schema: dict[str, Any], error: dict[str, Any]) -> dict[str, Any]:
+    """Server-sent events whose data are JSON of a schema; the last one's are [DONE], or an error that broke it off."""
+    json = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [schema, error]}}
+    data = {"type": "string", "anyOf": [json, {"const": "[DONE]"}]}
     return {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
 
 
