@@ -144,7 +144,7 @@ def reply(headers: Mapping[bytes, bytes], body: bytes) -> dict[str, Array]:
     arrays, at = {}, int(length or 0)
     for output in head.outputs:
         size = output.parameters.binary_data_size
-        if size is None or at + size > len(body):
+        if size is None or min(at, size) < 0 or at + size > len(body):
             raise BadReply(f"the output {output.name!r} of an /infer reply is not there as binary data")
         arrays[output.name] = received(output.name, output.datatype, output.shape, view[at : at + size])
         at += size

@@ -257,6 +257,8 @@ def _logprobs(text: str) -> list[TokenLogprob] | None:
         raise ModelFailed(f"log probabilities that are not the expected JSON: {error}") from error
     if not steps:
         return None
+    if not all(steps):
+        raise ModelFailed("log probabilities of no token")
     logprobs = []
     for step in steps:
         told = [TokenLogprob(each.decoded_token or "", each.logprob) for each in step.values()]
@@ -278,4 +280,7 @@ def _at(value: Any, index: int) -> Any:
 
 
 def _number(value: Any) -> int:
-    return int(sum(value)) if type(value) is list else int(value)
+    try:
+        return int(sum(value)) if type(value) is list else int(value)
+    except (ValueError, OverflowError) as error:
+        raise ModelFailed("a count of tokens that is not finite") from error

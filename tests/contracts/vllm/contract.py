@@ -170,20 +170,21 @@ class Contract:
 
 
 class Vllm(Contract):
-    """Text and output tokens count what is new in each response."""
+    """Text and output tokens count what is new in each response, which has all of its n choices."""
 
     keeps_stop = False
 
     def respond(self, request: Any, progress: Progress, streaming: bool) -> Tensors:
         said = progress.shown if streaming else self._prefix(request, progress) + progress.text
-        tensors = [text("text_output", [said])]
+        n = self._sampling(request).get("n") or 1
+        tensors = [text("text_output", [said] * n)]
         if first(request, "return_finish_reason"):
-            tensors.append(text("finish_reason", [progress.reason or "None"]))
+            tensors.append(text("finish_reason", [progress.reason or "None"] * n))
         if first(request, "return_num_input_tokens"):
             tensors.append(pb_utils.Tensor("num_input_tokens", np.array([progress.prompt_tokens], np.uint32)))
         if first(request, "return_num_output_tokens"):
             count = 1 if streaming else len(progress.pieces)
-            tensors.append(pb_utils.Tensor("num_output_tokens", np.array([count], np.uint32)))
+            tensors.append(pb_utils.Tensor("num_output_tokens", np.array([count] * n, np.uint32)))
         return tensors
 
     def _limit(self, request: Any) -> int:
