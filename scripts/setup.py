@@ -1,6 +1,6 @@
 """Makes what a purpose needs: system packages, .venv, the locked dependencies; quick when all is there.
 
-    python3 scripts/setup.py run | test | sdk | check | bench | peers | profile | binary
+    python3 scripts/setup.py run | test | sdk | fuzz | check | bench | peers | profile | binary
 
 Standard library only, for a bare Python 3.11: it runs before anything is installed.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PEERS = ROOT / ".venv-peers"  # what make bench-peers measures: requirements/peers.txt, and a package of npm
+FUZZ = ROOT / ".venv-fuzz"  # make fuzz: requirements/fuzz.txt, which holds what Conch itself needs too
 SDK = ROOT / ".venv-sdk"  # the clients of docs/clients.md: requirements/sdk.txt, and tests/sdk/package.json by its npm
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # A dev environment holds the run environment, at the same versions: what is installed there serves both.
@@ -29,6 +30,7 @@ LOCKS = {
     "run": ["run", "dev"],
     "test": ["dev"],
     "sdk": ["sdk"],
+    "fuzz": ["fuzz"],
     "check": ["dev"],
     "bench": ["run", "dev"],
     "peers": ["run", "dev"],
@@ -105,7 +107,7 @@ def missing_packages(purpose: str) -> list[str]:
     missing = []
     if importlib.util.find_spec("ensurepip") is None:
         missing.append(f"python{VERSION}-venv")
-    if purpose in ("run", "test", "binary") and sys.platform == "linux" and not has_libpython():
+    if purpose in ("run", "test", "fuzz", "binary") and sys.platform == "linux" and not has_libpython():
         missing.append(f"libpython{VERSION}")  # Triton's Python stub links it; python3 alone lacks it
     if purpose == "test" and not which_system("curl"):
         missing.append("curl")  # the README's lines are run as they stand
@@ -144,7 +146,7 @@ def which_system(program: str) -> str | None:
 
 def home(lock: str) -> Path:
     """The virtual environment that a lock is for."""
-    return {"peers": PEERS, "sdk": SDK}.get(lock, VENV)
+    return {"peers": PEERS, "sdk": SDK, "fuzz": FUZZ}.get(lock, VENV)
 
 
 def installed(lock: str) -> bool:
@@ -166,7 +168,7 @@ def lock_file(lock: str) -> Path:
 def install(lock: str) -> None:
     """Fill an environment from its lock, hashes checked; pip byte-compiles. Starts afresh unless it only has to add."""
     venv = home(lock)
-    if venv in (PEERS, SDK) or not installed("run"):
+    if venv != VENV or not installed("run"):
         say(f"making {venv.name} with Python {VERSION}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
     packages = sum("==" in line for line in lock_file(lock).read_text().splitlines())
