@@ -334,3 +334,19 @@ def test_a_strangers_body_is_not_awaited(conch: Conch) -> None:
     with Wire(conch.url) as wire:
         wire.send(head("POST", PATH, wire.host, 1 << 20, content_type=JSON, authorization="Bearer nonsense"))
         assert wire.answer().error(401)["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("stream=null", "stream"),
+        ("stream=false&stream=false", "stream"),
+        ("starting_after=null", "starting_after"),
+        ("include=a&include[]=b", "include[]"),
+        ("include[]=b&include=a", "include"),
+    ],
+)
+def test_a_query_that_would_be_dropped_is_refused(conch: Conch, key: str, query: str, param: str) -> None:
+    with Wire(conch.url) as wire:
+        wire.request("GET", f"/v1/responses/resp_none?{query}", **bearer(key))
+        wire.answer().error(400, param)

@@ -179,14 +179,26 @@ def _read_query(request: Request, query: type[T]) -> T:
     """The query of the URL; a field NAME[] may come several times. Raises 400."""
     sent: dict[str, Any] = {}
     for name, value in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True):
-        if name.endswith("[]"):
-            sent.setdefault(name.removesuffix("[]"), []).append(value)
+        plain = name.removesuffix("[]")
+        several = sent.setdefault(plain, []) if name != plain else None
+        if several is None and plain not in sent:
+            sent[plain] = value
+        elif isinstance(several, list):
+            several.append(value)
         else:
-            sent[name] = value
+            raise _misread(name, "it is sent more than once")
     try:
-        return msgspec.convert(sent, query, strict=False)
+        read = msgspec.convert(sent, query, strict=False)
     except msgspec.ValidationError as error:
         raise decoding(error) from error
+    for name in sent:
+        if getattr(read, name) is None:  # msgspec takes the text null for None
+            raise _misread(name, "null is no value of it; leave it out")
+    return read
+
+
+def _misread(name: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"Invalid {name!r}: {why}.", param=name, code="invalid_value")
 
 
 class _FormFields:
