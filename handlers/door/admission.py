@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from config import Pipeline, Plan, Task
+from handlers.door.deadline import heed
 from handlers.door.errors import (
     ApiError,
     Forbidden,
@@ -134,6 +135,7 @@ async def reach(request: Request, model: str | None, task: Task) -> Deployment:
             param="model",
             code="model_not_supported",
         )
+    heed(request)
     if not deployment.verified:
         await deployment.wake()
     return deployment

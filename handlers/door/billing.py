@@ -130,7 +130,8 @@ class Bill:
             return None
         self._ended = True
         request = self._request
-        failed = not request.left and not (request.failed == 504 and request.started)
+        given_up = request.left or request.overdue
+        failed = not given_up and not (request.failed == 504 and request.started)
         closing = self._closing(whole=False, used=request.kept if failed else request.used)
         closing.failure = self._failure()
         teller = request.gateway.store.teller

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from handlers.door.errors import ApiError, encode, retry_after, translate, unrouted
+from handlers.door.errors import ApiError, TimedOut, encode, retry_after, translate, unrouted
 from handlers.door.ids import request_id
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Request:
         "kept",
         "left",
         "model",
+        "overdue",
         "path_params",
         "place",
         "record",
@@ -122,6 +123,7 @@ class Request:
         self.started = False  # the answer's head is out
         self.finishes = False  # what it asked of a model runs to its end, also when the client leaves
         self.left = False  # the client has left, and that was the end
+        self.overdue = False  # the time is over that the client gave it
         self._head = b""  # of a stream, until its first piece leaves
         self.endpoint: Endpoint | None = None
         self.model: str | None = None  # the id of the deployment that it reaches
@@ -244,9 +246,26 @@ class Request:
 
     def leave(self) -> None:
         """The client has gone: end the handler, once, unless it is to finish. The Lifetime releases what it took."""
-        if not self.finishes and not self.left and self._task is not None:
+        if not self.finishes and not self.left and not self.overdue and self._task is not None:
             self.left = True
             self._task.cancel()
+
+    def expire(self) -> None:
+        """The time is over that the client gave it: end the handler; where that is to finish, tell the client alone."""
+        if self._task is not None and not self.left:
+            self.overdue = True
+            if self.finishes:
+                self.connection.loop.create_task(self._give_up())
+            else:
+                self._task.cancel()
+
+    async def _give_up(self) -> None:
+        if self.started:
+            self.connection.break_off()
+        else:
+            self.exchange.keep_alive = False
+            await self.fail(_OVERDUE)
+            self.exchange.disconnected = True  # what the handler still writes is for nobody
 
     async def run(self, handle: "Callable[[Request], Awaitable[None]]") -> None:
         """Run `handle` to its end, or to the client's, or to its error's; then release, last taken first."""
@@ -263,7 +282,7 @@ class Request:
             await handle(self)
         except asyncio.CancelledError:
             task.uncancel()
-            refusal = _STOPPING  # for who is still there: the server does not wait any longer
+            refusal = _OVERDUE if self.overdue else _STOPPING  # the latter to who is there when the server must stop
         except Exception as error:  # noqa: BLE001 - translate logs what it does not know
             refusal = translate(error, self.id)
             if self.renamed is not None:
@@ -335,6 +354,9 @@ _STOPPING = ApiError(
     status=503,
     code="stopping",
     headers=retry_after(1),
+)
+_OVERDUE = TimedOut(
+    "The time that X-Request-Timeout gives this request is over.", headers=((b"x-should-retry", b"false"),)
 )
 
 

@@ -97,7 +97,8 @@ class _Operation:
         if rest:
             told["description"] = rest
         told["security"] = [] if gate is None else [{"key": []}] if gate is admit else [{"admin": []}]
-        parameters = [*self._in_path(), *self._in_query(), *_in_header(idempotent)]
+        timed = body is not None and "model" in body.__struct_fields__
+        parameters = [*self._in_path(), *self._in_query(), *_in_header(idempotent, timed)]
         if parameters:
             told["parameters"] = parameters
         if body is not None:
@@ -218,8 +219,8 @@ def _schema_of_bytes(media: str) -> dict[str, Any]:
     return {"type": "object"} if media == "application/json" else dict(BINARY)
 
 
-def _in_header(idempotent: bool) -> list[dict[str, Any]]:
-    names = ["ClientRequestId", *(["IdempotencyKey"] if idempotent else [])]
+def _in_header(idempotent: bool, timed: bool) -> list[dict[str, Any]]:
+    names = ["ClientRequestId", *(["IdempotencyKey"] if idempotent else []), *(["RequestTimeout"] if timed else [])]
     return [{"$ref": f"#/components/parameters/{name}"} for name in names]
 
 

@@ -41,7 +41,7 @@ STATUSES = {
     500: "A bug in the gateway; the operator's log has it under the request's id.",
     502: "Triton answered with an error, or broke off.",
     503: "No healthy Triton has the model at the moment, or the accounts cannot be reached.",
-    504: "The deadline of the model has passed.",
+    504: "The deadline of the model, or of the request (`X-Request-Timeout`), has passed.",
 }
 
 
@@ -71,6 +71,7 @@ REFUSED = {
     422: ("X-Should-Retry",),
     429: ("Retry-After",),
     503: ("Retry-After", "X-Should-Retry"),
+    504: ("X-Should-Retry",),
 }
 PARAMETERS = {
     "ClientRequestId": {
@@ -84,6 +85,12 @@ PARAMETERS = {
         "in": "header",
         "description": "Makes a retry safe: the same key with the same body gets the first answer again.",
         "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
+    },
+    "RequestTimeout": {
+        "name": "X-Request-Timeout",
+        "in": "header",
+        "description": "Seconds until the answer is a 504 and the model is stopped; the model's own limit holds too.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,9}([.][0-9]{1,9})?$"},
     },
 }
 SECURITY = {

@@ -1,0 +1,171 @@
+"""X-Request-Timeout: the answer is a 504 then, wherever the request is, and the model is stopped where it can be."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai import OpenAI
+
+from scripts.triton import Triton
+from tests.gateway import Conch
+from tests.observed import Model
+from tests.raw import Wire, await_true, bearer, chat, script
+
+PATH = "/v1/chat/completions"
+HEADER = "X-Request-Timeout"
+LONG = ["x"] * 2000
+SHOP = """
+[server]
+port = 0
+[store]
+url = "sqlite:{store}"
+[upstreams.local]
+urls = ["{triton}"]
+[[models]]
+id = "vllm"
+task = "chat"
+upstream = "local"
+model = "vllm"
+preset = "vllm"
+timeout = "1s"
+max_inflight = 1
+max_output = 100000
+price = {{ output = "1000000" }}
+chat.template = "{root}/tests/plain.jinja"
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conch]:
+    """One model at a dollar a token, one request at a time, a second for each; a whole answer is not to be stopped."""
+    conch = Conch(tmp_path_factory.mktemp("shop"), triton.url, SHOP)
+    conch.workspace("acme")
+    conch.command("credits", "grant", "acme", "1000000")
+    with conch.running():
+        yield conch
+
+
+def sent(conch: Conch, key: str, body: bytes, seconds: str, **headers: str) -> Wire:
+    wire = Wire(conch.url)
+    wire.request("POST", PATH, body, x_request_timeout=seconds, **headers, **bearer(key))
+    return wire
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_before_the_first_word(conch: Conch, key: str, triton: Triton, stream: bool) -> None:
+    with sent(conch, key, script("x"), "20") as wire:
+        assert wire.answer().status == 200  # the first one over gRPC imports it
+    model, began = Model(triton), time.monotonic()
+    with sent(conch, key, script(*LONG, stream=stream, wait_ms=1000, pace_ms=5), "0.3") as wire:
+        answer = wire.answer()
+        assert 0.3 <= time.monotonic() - began < 0.9
+        assert answer.error(504)["type"] == "timeout_error"
+        assert answer.headers["x-should-retry"] == "false"
+        await_true(lambda: model.since("cancelled") == 1)
+        wire.request("POST", PATH, chat("hello"), **bearer(key))  # the connection goes on
+        assert wire.answer().status == 200
+
+
+def test_within_a_stream(conch: Conch, key: str, triton: Triton) -> None:
+    model = Model(triton)
+    with sent(conch, key, script(*LONG, stream=True, pace_ms=5), "0.3") as wire:
+        answer = wire.answer()
+    assert answer.status == 200
+    last = answer.body.split(b"\n\n")[-2]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "timeout_error"
+    await_true(lambda: model.since("cancelled") == 1)
+
+
+def test_in_the_queue(shop: Conch, triton: Triton) -> None:
+    key, model = shop.key("acme"), Model(triton)
+    with sent(shop, key, script(*LONG[:100], stream=True, pace_ms=5), "20") as first:
+        assert first.answer_head()[0] == 200
+        with sent(shop, key, chat("hello"), "0.1") as second:
+            second.answer().error(504)
+        assert b"".join(iter(first.chunk, b"")).endswith(b"data: [DONE]\n\n")
+    assert model.since("started") == 1
+
+
+def test_it_only_shortens(shop: Conch) -> None:
+    """The model's own limit, of one second, is the nearer one."""
+    with sent(shop, shop.key("acme"), script(*LONG, stream=True, pace_ms=5), "20") as wire:
+        began = time.monotonic()
+        assert b"The model did not answer in time." in wire.answer().body
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.0", "-1", "1e3", "nan", "five", "1_0", "", "1,5", "9999999999"])
+def test_what_is_no_time_is_refused(conch: Conch, key: str, seconds: str) -> None:
+    with sent(conch, key, chat("hello"), seconds) as wire:
+        assert wire.answer().error(400, HEADER)["code"] == "invalid_value"
+
+
+def test_what_cannot_be_stopped_is_paid(shop: Conch, triton: Triton) -> None:
+    """The answer comes in time, the model runs to its end, and its tokens are charged: as of a client that leaves."""
+    shop.workspace("late")
+    shop.command("credits", "grant", "late", "1000000")
+    key, model = shop.key("late"), Model(triton)
+    with sent(shop, key, script(*LONG[:100], pace_ms=5), "0.2") as wire:
+        wire.answer().error(504)
+        assert wire.ended()
+        assert model.since("finished") == 0
+    await_true(lambda: shop.command("credits", "show", "late")["held_usd"] == "0.00")
+    [used] = shop.command("usage", "--workspace", "late", "--by", "workspace")
+    assert used["output_tokens"] == 100
+
+
+def test_a_stream_pays_for_what_it_made(shop: Conch) -> None:
+    shop.workspace("early")
+    shop.command("credits", "grant", "early", "1000000")
+    with sent(shop, shop.key("early"), script(*LONG, stream=True, pace_ms=5), "0.3") as wire:
+        wire.answer()
+    [used] = shop.command("usage", "--workspace", "early", "--by", "workspace")
+    assert 0 < used["output_tokens"] < 100
+
+
+def test_who_asks_again_finds_the_answer(conch: Conch, key: str, triton: Triton) -> None:
+    """With an idempotency key a request runs to its end, whatever its own client waits for."""
+    body, name = script(*LONG[:50], pace_ms=10), "late-but-whole"
+    model = Model(triton)
+    with sent(conch, key, body, "0.1", idempotency_key=name) as wire:
+        wire.answer().error(504)
+    await_true(lambda: model.since("finished") == 1)
+
+    def again() -> int:
+        with sent(conch, key, body, "20", idempotency_key=name) as wire:
+            answer = wire.answer()
+        return answer.status
+
+    await_true(lambda: again() == 200)
+    assert model.since("started") == 1
+
+
+def test_a_stream_that_is_to_finish_breaks_off(conch: Conch, key: str, triton: Triton) -> None:
+    model = Model(triton)
+    body = script(*LONG[:100], stream=True, pace_ms=5)
+    with sent(conch, key, body, "0.2", idempotency_key="late-stream") as wire:
+        assert wire.answer_head()[0] == 200
+        assert b"[DONE]" not in wire.rest()
+    await_true(lambda: model.since("finished") == 1)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_the_official_sdk_does_not_try_again(conch: Conch, key: str, triton: Triton, retries: int) -> None:
+    model = Model(triton)
+    said = json.loads(script(*LONG, wait_ms=1000))["messages"]
+    client = OpenAI(base_url=f"{conch.url}/v1", api_key=key, max_retries=retries)
+    with client, pytest.raises(openai.InternalServerError) as raised:
+        client.chat.completions.create(model="vllm", messages=said, max_tokens=2000, extra_headers={HEADER: "0.2"})
+    assert raised.value.status_code == 504
+    assert raised.value.type == "timeout_error"
+    assert model.since("started") == 1
+
+
+def test_the_sdks_own_timeout_ends_no_stream_that_flows(conch: Conch, key: str) -> None:
+    """It is one of each read: `x-stainless-read-timeout` says nothing of the whole."""
+    said = json.loads(script(*LONG[:100], pace_ms=10))["messages"]
+    with OpenAI(base_url=f"{conch.url}/v1", api_key=key, timeout=0.5, max_retries=0) as client:
+        stream = client.chat.completions.create(model="vllm", messages=said, max_tokens=200, stream=True)
+        assert sum(bool(each.choices[0].delta.content) for each in stream) == 100
