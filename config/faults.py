@@ -84,8 +84,8 @@ def _of_models(config: "Config") -> Iterator[str]:
             names.add(name)
         if model.max_queue is not None and model.max_inflight is None:
             yield f"model {model.id!r}: max_queue needs max_inflight: without it nothing waits."
-        if model.cancel is not None and model.task != "chat":
-            yield f'model {model.id!r}: cancel is for chat; other models are stopped over transport = "grpc".'
+        if model.cancel == "stream" and model.task != "chat":
+            yield f'model {model.id!r}: cancel = "stream" is for chat; other models are stopped by "grpc", or not.'
         upstream = config.upstreams.get(model.upstream)
         if model.cancel == "grpc" and upstream is not None and not upstream.grpc:
             yield f'model {model.id!r}: cancel = "grpc" needs grpc in [upstreams.{model.upstream}].'

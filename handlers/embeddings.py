@@ -21,7 +21,8 @@ async def create(request: Request, body: EmbeddingRequest) -> EmbeddingList:
     deployment = await reach(request, body.model, "embedding")
     check_extra(request, deployment.sources)
     inputs = _inputs(body.input)
-    await hold(request, deployment.id, _most(inputs, request.gateway.models[deployment.id].embedding.prefix))
+    most = _most(inputs, request.gateway.models[deployment.id].embedding.prefix)
+    await hold(request, deployment.id, most, stoppable=deployment.stops_inferences)
     try:
         vectors = await embed(deployment, inputs, body.dimensions, request.extra)
     except TooLong as error:

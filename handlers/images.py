@@ -47,7 +47,7 @@ async def create(
     deployment = await reach(request, body.model, "image")
     job = _job(request, body, deployment)
     created, n = int(time.time()), body.n or 1
-    await hold(request, deployment.id, Units(images=n), stoppable=deployment.settings.transport == "grpc")
+    await hold(request, deployment.id, Units(images=n), stoppable=deployment.stops_inferences)
     if body.stream:
         request.keep_alive(EVENT_STREAM)  # drawing takes its time
     drawing = Drawing(deployment, job, n)

@@ -62,7 +62,7 @@ async def create(
     speech = Speech(deployment, job, format, tempo=1.0 if bound else speed or 1.0)
     request.on_end(speech.close)
     spoken = Units(characters=len(body.input))
-    await hold(request, deployment.id, spoken, stoppable=deployment.settings.transport == "grpc")
+    await hold(request, deployment.id, spoken, stoppable=deployment.stops_inferences)
     request.used = lambda: spoken if speech.seconds else Units()
     if body.stream_format == "sse":
         return Stream(_frames(request, speech), lambda: _frame(SpeechAudioDone(Duration(round(speech.seconds, 3)))))

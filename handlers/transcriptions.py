@@ -135,7 +135,7 @@ async def _begin(
     except MediaError as error:
         raise _unreadable(error) from error
     windowed = recording.seconds > request.gateway.models[deployment.id].transcription.window
-    await hold(request, deployment.id, _sound(recording.most)(), stoppable=windowed)
+    await hold(request, deployment.id, _sound(recording.most)(), stoppable=windowed or deployment.stops_inferences)
     return Transcript(deployment, recording, job), round(recording.seconds, 3)
 
 

@@ -15,10 +15,11 @@ LISTENING = "0A"  # in /proc/net/tcp
 
 
 class Model:
-    """What the model behind the id `vllm` has counted."""
+    """What a contract model has counted: unless said otherwise, the one behind the id `vllm`."""
 
-    def __init__(self, triton: Triton) -> None:
+    def __init__(self, triton: Triton, name: str = "vllm") -> None:
         self.url = triton.metrics_url
+        self.name = name
         self.before = {outcome: self._count(outcome) for outcome in ("started", "cancelled", "finished")}
 
     def since(self, outcome: str) -> int:
@@ -28,7 +29,7 @@ class Model:
     def _count(self, outcome: str) -> int:
         with urllib.request.urlopen(self.url, timeout=5) as reply:
             text = reply.read().decode()
-        found = re.search(rf'conch_contract_requests_total{{model="vllm",outcome="{outcome}"}} (\S+)', text)
+        found = re.search(rf'conch_contract_requests_total{{model="{self.name}",outcome="{outcome}"}} (\S+)', text)
         return int(float(found[1])) if found else 0
 
 

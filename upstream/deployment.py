@@ -191,6 +191,11 @@ class Deployment:
         """Whether Triton stops an answer whose reader leaves, on whichever server."""
         return all(way_of(replica, generation) != "generate" for replica in self.serving)
 
+    @property
+    def stops_inferences(self) -> bool:
+        """Whether Triton stops an inference on tensors whose reader leaves, on whichever server."""
+        return all(replica.infers_by_grpc for replica in self.serving)
+
     def generate(self, body: bytes) -> Coroutine[Any, Any, bytes]:
         """One JSON request, one JSON answer, at the replica with the least to do. Raises an UpstreamError."""
         return self.ask(lambda replica, due: replica.generate(body, due), whole=True)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 JSON = {"Content-Type": "application/json"}
 BINARY = {"Content-Type": "application/octet-stream"}
 LONGEST_WAIT = 3600  # seconds for which a client is sent away
+LONG = frozenset({"image", "speech", "transcription"})
+"""Tasks whose inferences take seconds of a GPU, beside which the 0.5 ms of CPU that gRPC takes more are nothing."""
 
 
 class Binding(Protocol):
@@ -211,14 +213,30 @@ class Replica:
     async def infer(
         self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any], deadline: float
     ) -> dict[str, Array]:
-        """One inference on tensors, by the profile's transport; of a decoupled model, its only response."""
-        if self.settings.transport == "grpc":
-            return await self._infer_by_grpc(arrays, outputs, parameters, deadline)
+        """One inference on tensors; of a decoupled model, its only response."""
+        if self.infers_by_grpc:
+            try:
+                return await self._infer_by_grpc(arrays, outputs, parameters, deadline)
+            except ConnectFailed:
+                if "grpc" in (self.settings.transport, self.settings.cancel):
+                    raise
+                self.has_grpc = False  # until the next check; nothing was sent, and HTTP may work
         body, head = tensors.request(arrays, outputs, parameters)
         reply = await self._infer.call(body, deadline=deadline, extra=head)
         if reply.status != 200:
             raise _failure(reply.status, reply.headers, reply.body)
         return tensors.reply(reply.headers, reply.body)
+
+    @property
+    def infers_by_grpc(self) -> bool:
+        """Whether an inference on tensors is one that Triton stops when its reader leaves: over HTTP it sees nothing.
+
+        What takes long is, unless something is to be paid for it: over gRPC nobody could tell what ran.
+        """
+        settings = self.settings
+        if "grpc" in (settings.transport, settings.cancel):
+            return True
+        return self.has_grpc and settings.cancel is None and settings.price is None and settings.task in LONG
 
     async def stream(
         self, arrays: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any], deadline: float

@@ -1,6 +1,7 @@
 """Many rows to a model that takes some at a time: sent a few requests at once, answered in their order."""
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,7 +73,7 @@ async def ask(
     if not contract.transaction.decoupled:
         arrays, parameters = inputs.arrays(job, rows)
         answer = await deployment.infer(arrays, outputs, parameters)
-    elif deployment.settings.transport == "grpc":
+    elif deployment.stops_inferences:
         answer = await _first(deployment, inputs, outputs, job)
     else:
         answer = _read(await deployment.generate(inputs.json(job)), contract)
@@ -108,6 +109,6 @@ def _read(body: bytes, contract: Contract) -> dict[str, Array]:
             values = value if isinstance(value, list) else [value]
             try:
                 arrays[tensor.name] = pack(tensor.dtype, [len(values)], values)
-            except (TypeError, OverflowError) as error:
+            except (TypeError, OverflowError, struct.error) as error:
                 raise BadReply(f"{tensor.name!r} is not {tensor.dtype}: {error}") from error
     return arrays

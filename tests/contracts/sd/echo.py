@@ -3,12 +3,17 @@
 What it received is JSON, as in the text models: {"tensors": {name: {"shape": [...], "data": [...]}}, "parameters": {}};
 of a tensor the first 16 elements. A picture has it as its bytes in row-major order, a wave as samples of byte / 256;
 zeros follow. A prompt or target_text that begins with "fail:" fails with what follows.
+
+A text with "wait: N" takes N milliseconds, unless the request is cancelled meanwhile, which is looked for every 5 ms.
+Requests are counted on the metrics port as conch_contract_requests_total{model, outcome}.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +23,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "models" / "assistant" / "1"))
 
-from serving import Engine, Refusal, Responses
+from serving import OUTCOMES, Engine, Refusal, Responses
 from tensors import values
 
 SHOWN = 16
+WAIT = re.compile(r"wait: (\d+)")
 SIDE = 64
 
 
@@ -52,7 +58,21 @@ class Once:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Note the inputs' names."""
-        self.inputs = [entry["name"] for entry in json.loads(args["model_config"])["input"]]
+        inputs = json.loads(args["model_config"])["input"]
+        self.inputs = [entry["name"] for entry in inputs]
+        self.texts = [entry["name"] for entry in inputs if entry["data_type"] == "TYPE_STRING"]
+        kind = pb_utils.MetricFamily.COUNTER
+        self._family = pb_utils.MetricFamily(
+            name="conch_contract_requests_total", description="Requests by how they ended", kind=kind
+        )
+        self._counters = {
+            outcome: self._family.Metric(labels={"model": args["model_name"], "outcome": outcome})
+            for outcome in OUTCOMES
+        }
+
+    def finalize(self) -> None:
+        """Let the metrics go before their family does."""
+        self._counters.clear()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer one after the other."""
@@ -63,11 +83,32 @@ class Once:
         raise NotImplementedError
 
     def _respond(self, request: Any) -> Any:
+        self._counters["started"].increment(1)
+        outcome = "failed"
         try:
-            return pb_utils.InferenceResponse([self.answer(request)])
+            if self._is_cancelled(request):
+                outcome = "cancelled"
+                error = pb_utils.TritonError("Request was cancelled", pb_utils.TritonError.CANCELLED)
+                return pb_utils.InferenceResponse(error=error)
+            response = pb_utils.InferenceResponse([self.answer(request)])
+            outcome = "finished"
+            return response
         except Refusal as refusal:
             error = pb_utils.TritonError(str(refusal), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=error)
+        finally:
+            self._counters[outcome].increment(1)
+
+    def _is_cancelled(self, request: Any) -> bool:
+        """Take the time that the request asks for, if it does; whether it was cancelled by then."""
+        texts = [each for name in self.texts for each in values(request, name) or []]
+        asked = [int(found[1]) for found in map(WAIT.search, texts) if found]
+        end = time.monotonic() + max(asked, default=0) / 1000
+        while asked and time.monotonic() < end:
+            if request.is_cancelled():
+                return True
+            time.sleep(0.005)
+        return False
 
 
 class EmbedText(Once):
