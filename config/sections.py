@@ -69,7 +69,7 @@ class Server(Section, frozen=True):
     ssl_keyfile: str | None = None  # a PEM file, without a password; without it the key is in ssl_certfile
     # web pages that may call the API, such as "https://app.example.com"; ["*"]: all of them
     cors_origins: list[str] = []
-    # debug also logs what models say when they fail, which may repeat a prompt
+    # debug also logs what models say when they fail, which may repeat a prompt, and tells servers in X-Conch-Upstream
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     public_url: str | None = None  # "https://api.example.com", where a proxy hides scheme or host from Conch
 
@@ -273,7 +273,7 @@ class Model(Section, frozen=True):
     preset: str | None = None  # what lies under this entry: a table of config/presets
     transport: Literal["generate", "infer", "grpc"] = "generate"  # Triton's endpoint, or gRPC
     timeout: Period = Period(300)  # a request that takes longer is a 504
-    # how a whole answer can be stopped; grpc where there is one
+    # how what is not streamed can be stopped; of models without a price that take long, grpc where there is one
     cancel: Literal["grpc", "stream", "none"] | None = None
     max_inflight: Positive | None = None  # requests of this process that a server has at once; None: no bound
     max_queue: Annotated[int, msgspec.Meta(ge=0)] | None = None  # of those that wait for one; 256 where it is not set

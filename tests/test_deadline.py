@@ -88,6 +88,18 @@ def test_in_the_queue(shop: Conch, triton: Triton) -> None:
     assert model.since("started") == 1
 
 
+def test_who_leaves_the_queue_is_not_asked_for(shop: Conch, triton: Triton) -> None:
+    key, model = shop.key("acme"), Model(triton)
+    with sent(shop, key, script(*LONG[:100], stream=True, pace_ms=5), "20") as first:
+        assert first.answer_head()[0] == 200
+        with sent(shop, key, script("second", stream=True), "20"):
+            pass
+        with sent(shop, key, script("third"), "20") as third:
+            assert b"".join(iter(first.chunk, b"")).endswith(b"data: [DONE]\n\n")
+            assert third.answer().json["choices"][0]["message"]["content"] == "third"
+    assert model.since("started") == 2
+
+
 def test_it_only_shortens(shop: Conch) -> None:
     """The model's own limit, of one second, is the nearer one."""
     with sent(shop, shop.key("acme"), script(*LONG, stream=True, pace_ms=5), "20") as wire:

@@ -12,7 +12,7 @@ import pytest
 
 from scripts.triton import Triton
 from tests.gateway import Conch
-from tests.raw import bearer, head, script
+from tests.raw import Wire, bearer, head, script
 from tests.test_cold_start import call, state
 from tests.test_pool import Pair, repository, until
 
@@ -110,3 +110,28 @@ async def test_a_server_rolled_out_and_in_loses_no_request(pair: Pair, tmp_path:
         finally:
             await asyncio.to_thread(again.stop)
     assert set(load.seen) == {"unary whole", "stream whole"}, load.seen
+
+
+def test_debug_tells_which_server_answered(pair: Pair, tmp_path: Path) -> None:
+    """And only debug: an address is nobody's business. One that had no connection for it is told, too."""
+    urls = [each.url for each in pair]
+    conch = Conch(tmp_path, urls[0], CONFIG.replace("ONE", urls[0]).replace("TWO", urls[1]).replace("1s", "60s"))
+    conch.workspace("acme")
+    key = conch.key("acme")
+
+    def told() -> list[str | None]:
+        answers = []
+        with Wire(conch.url) as wire:
+            for stream in (False, True) * 5:
+                wire.request("POST", PATH, script("x", stream=stream), **bearer(key))
+                answer = wire.answer()
+                assert answer.status == 200
+                answers.append(answer.headers.get("x-conch-upstream"))
+        return answers
+
+    with conch.running(CONCH_SERVER__LOG_LEVEL="debug"):
+        assert set(told()) == set(urls)
+        pair[0].stop()
+        assert f"{urls[0]}, {urls[1]}" in told()
+    with conch.running():
+        assert set(told()) == {None}

@@ -18,6 +18,7 @@ from upstream.replica import Binding, Replica, Server, Settings
 from upstream.responses import Responses
 from upstream.tasks import TASKS
 from upstream.tensors import Array
+from upstream.trace import ASKED
 
 if TYPE_CHECKING:
     from upstream.template import ChatTemplate
@@ -222,6 +223,8 @@ class Deployment:
         replica = self._take(self._most if waits else sys.maxsize) or await self._turn(deadline)
         tried: tuple[Replica, ...] = ()
         while True:
+            if (asked := ASKED.get()) is not None:
+                asked.append(replica.server.url)
             try:
                 result = await exchange(replica, deadline)
             except UpstreamError as error:

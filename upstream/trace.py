@@ -28,5 +28,8 @@ class Trace:
         return self.headers
 
 
+ASKED: ContextVar[list[str] | None] = ContextVar("asked", default=None)
+"""The servers that this request was sent to, in their order, by their addresses; None: nobody wants to know."""
+
 TRACE: ContextVar[Trace | None] = ContextVar("trace", default=None)
 """That of the request whose task this is."""

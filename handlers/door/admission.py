@@ -21,6 +21,7 @@ from handlers.door.lifetime import Request
 from store.buckets import Judge
 from store.records import Authority, Budget, Key, StoreUnavailable, Take
 from upstream.deployment import Deployment
+from upstream.trace import ASKED
 
 BEARER = re.compile(rb"(?i:bearer) +(rp_live_[0-9a-f]{64})")
 CHALLENGE = ((b"www-authenticate", b"Bearer"),)
@@ -136,6 +137,9 @@ async def reach(request: Request, model: str | None, task: Task) -> Deployment:
             code="model_not_supported",
         )
     heed(request)
+    if gateway.tells_servers:
+        request.asked = asked = []
+        ASKED.set(asked)
     if not deployment.verified:
         await deployment.wake()
     return deployment

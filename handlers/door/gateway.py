@@ -55,6 +55,7 @@ class Gateway:
         self.models: Mapping[str, Model] = {model.id: model for model in config.models}
         self.tariffs = {model.id: Tariff(model.price) for model in config.models if model.price is not None}
         self.recent = (self.recent or Recent()) if config.store.when_down == "open" else None
+        self.tells_servers = config.server.log_level == "debug"  # in a header: X-Conch-Upstream
         self.openapi: bytes | None = None  # the description of the API, once it has been asked for
         self.cors = _cors(config.server.cors_origins) if config.server.cors_origins else None
         self.pipelines: Mapping[str, Pipeline] = {pipeline.id: pipeline for pipeline in config.pipelines}

@@ -64,6 +64,7 @@ class Request:
         "_stream_headers",
         "_task",
         "_writing",
+        "asked",
         "authority",
         "bill",
         "body_read",
@@ -127,6 +128,7 @@ class Request:
         self._head = b""  # of a stream, until its first piece leaves
         self.endpoint: Endpoint | None = None
         self.model: str | None = None  # the id of the deployment that it reaches
+        self.asked: list[str] | None = None  # the servers of it that it was sent to, where they are to be told
         self.refusal: ApiError | None = None  # how it ended, where it did not end well
         self.status = 0  # of the answer, once its head is out
         self.first_at = 0.0  # when the first piece of a stream left, a perf_counter()
@@ -338,6 +340,8 @@ class Request:
                 take.reset,
                 take.authority.workspace.plan.encode(),
             )
+        if self.asked:
+            lines += b"x-conch-upstream: %b\r\n" % ", ".join(dict.fromkeys(self.asked)).encode()
         cors = self.gateway.cors
         if cors is not None:
             lines += b"".join([b"%b: %b\r\n" % each for each in cors.headers(self)])

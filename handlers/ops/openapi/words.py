@@ -54,6 +54,7 @@ HEADERS = {
     "X-Client-Request-Id": _header("What the request had in the header of this name."),
     "openai-processing-ms": _header("Milliseconds until the head of the answer.", "integer"),
     "Server-Timing": _header("What of that was the gateway's, and what the model's: `gateway;dur=…, upstream;dur=…`."),
+    "X-Conch-Upstream": _header("At log level debug alone: the Triton servers that the request was sent to, in turn."),
     "X-RateLimit-Limit": _header("The key's requests per minute.", "integer"),
     "X-RateLimit-Remaining": _header("Whole requests that are left now.", "integer"),
     "X-RateLimit-Reset": _header("The unix second at which the bucket is full again.", "integer"),
@@ -63,7 +64,7 @@ HEADERS = {
     "X-Should-Retry": _header("Whether the official SDKs try again by themselves: `true` or `false`."),
     "WWW-Authenticate": _header("`Bearer`."),
 }
-EVERY = ("X-Request-Id", "X-Client-Request-Id", "openai-processing-ms", "Server-Timing")
+EVERY = ("X-Request-Id", "X-Client-Request-Id", "openai-processing-ms", "Server-Timing", "X-Conch-Upstream")
 LIMITED = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-RateLimit-Tier")
 REFUSED = {
     401: ("WWW-Authenticate",),
