@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from tests.raw import CRASH, Wire, bearer
 
 TOKEN = "the operator of this run"
 RULES = Path(__file__).with_name("schemathesis.toml")
+STARTING = 300.0  # seconds that Triton may take, where nothing else is in a hurry
 FUZZ = ROOT / "var" / "fuzz"
 ACCESS = FUZZ / "access.jsonl"
 SETTINGS = {"CONCH_ADMIN_TOKEN": TOKEN, "CONCH_SERVER__ACCESS_LOG": "true"}
@@ -29,7 +31,8 @@ def run(cases: int, only: Sequence[str]) -> bool:
     FUZZ.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         triton = Triton([ROOT / "models", ROOT / "tests" / "contracts"], explicit=True, log=Path(folder) / "triton.log")
-        with triton:
+        with ExitStack() as stack:
+            stack.callback(triton.start(STARTING).stop)
             conch = Conch(Path(folder), triton.url, grpc=triton.grpc_url)
             conch.workspace("acme")
             conch.workspace("spare")
