@@ -17,8 +17,8 @@ async def create(request: Request, body: RerankRequest) -> Reranking:
     check_extra(request, deployment.sources)
     name, documents = _documents(body)
     query = len(body.query.encode()) + 4  # a token has a byte or more, and each pair some of its own
-    most = Units(input_tokens=sum(query + len(each.encode()) for each in documents))
-    await hold(request, deployment.id, most, stoppable=deployment.stops_inferences)
+    bound = Units(input_tokens=sum(query + len(each.encode()) for each in documents))
+    await hold(request, deployment.id, bound, stoppable=deployment.stops_inferences)
     try:
         ranking = await rank(deployment, body.query, documents, request.extra)
     except TooLong as error:

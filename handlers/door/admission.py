@@ -138,8 +138,8 @@ async def reach(request: Request, model: str | None, task: Task) -> Deployment:
         )
     heed(request)
     if gateway.tells_servers:
-        request.asked = asked = []
-        ASKED.set(asked)
+        request.asked = []
+        ASKED.set(request.asked)
     if not deployment.verified:
         await deployment.wake()
     return deployment
