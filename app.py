@@ -38,14 +38,19 @@ if TYPE_CHECKING:
     from handlers.ops import about, admin, health, openapi
     from handlers.ops.dashboard import Dashboard
     from handlers.ops.reload import Settings
+    from handlers.ops.webhooks import admin as webhooks
+    from handlers.ops.webhooks.outbox import Outbox
 else:  # each is imported when a request first comes for one of its handlers
     chat, completions, embeddings = Handlers("chat"), Handlers("completions"), Handlers("embeddings")
     images, models, rerank = Handlers("images"), Handlers("models"), Handlers("rerank")
     responses, speech, transcriptions = Handlers("responses"), Handlers("speech"), Handlers("transcriptions")
     about, admin, health = Handlers("ops.about"), Handlers("ops.admin"), Handlers("ops.health")
-    openapi = Handlers("ops.openapi")
+    openapi, webhooks = Handlers("ops.openapi"), Handlers("ops.webhooks.admin")
 
 log = logging.getLogger("conch")
+
+AFTER = 1.0
+"""Seconds after a heartbeat until webhooks are looked at: the first comes before the socket listens."""
 
 # Under /v1 and /api/v1, and again under /v1/{pipeline}. What has a parameter comes last.
 API: list[tuple[str, str, Handler]] = [
@@ -86,6 +91,15 @@ ADMIN: list[tuple[str, str, Handler]] = [  # under /admin, where CONCH_ADMIN_TOK
     ("GET", "/keys/{id}", admin.show_key),
     ("POST", "/keys/{id}/rotate", admin.rotate_key),
     ("POST", "/keys/{id}/revoke", admin.revoke_key),
+    ("GET", "/webhooks", webhooks.list_webhooks),
+    ("POST", "/webhooks", webhooks.create_webhook),
+    ("GET", "/webhooks/{id}", webhooks.show_webhook),
+    ("PATCH", "/webhooks/{id}", webhooks.set_webhook),
+    ("DELETE", "/webhooks/{id}", webhooks.delete_webhook),
+    ("POST", "/webhooks/{id}/rotate", webhooks.rotate_webhook),
+    ("POST", "/webhooks/{id}/test", webhooks.test_webhook),
+    ("GET", "/deliveries", webhooks.list_deliveries),
+    ("POST", "/deliveries/{id}/resend", webhooks.resend_delivery),
     ("GET", "/plans", admin.list_plans),
     ("GET", "/usage", admin.sum_usage),
     ("GET", "/requests", admin.list_requests),
@@ -111,6 +125,15 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
 
     store = open_store(config.store.url, rule, clock=gateway.clock)
 
+    @cache
+    def outbox() -> "Outbox":
+        from handlers.ops.webhooks.outbox import Outbox  # where there are webhooks
+
+        return Outbox(lambda: lifetime.gateway)
+
+    gateway.ring = lambda: outbox().ring()
+    store.teller.ring = lambda: asyncio.get_running_loop().call_later(AFTER, lambda: outbox().begin())
+
     @contextlib.asynccontextmanager
     async def lifespan(_: object = None) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
@@ -130,6 +153,8 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
             yield
 
     async def close() -> None:
+        if outbox.cache_info().currsize:
+            await outbox().close()
         for each in (lifetime.gateway, *lifetime.retired):
             await each.pool.close()
         await lifetime.gateway.close()

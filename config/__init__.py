@@ -36,6 +36,7 @@ from config.sections import (
     Transcription,
     Upstream,
     Voice,
+    Webhooks,
 )
 from config.variables import settings_of
 
@@ -66,6 +67,7 @@ __all__ = [
     "Transcription",
     "Upstream",
     "Voice",
+    "Webhooks",
     "activated",
     "admin_token",
     "api_key",

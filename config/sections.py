@@ -117,6 +117,19 @@ class Tracing(Section, frozen=True):
     service: Name = "conch"  # the name by which the collector knows this gateway
 
 
+class Webhooks(Section, frozen=True):
+    """[webhooks]: events that are sent to who asked for them."""
+
+    private: bool = False  # also to http:// and to addresses of your own network, on any port
+    credits_low: Dollars = Dollars(5 * NANO)  # a workspace has less left, unless it has a threshold of its own
+    key_expiring: Period = Period(7 * 86400)  # so long before its end a key is told of
+    every: Period = Period(10)  # how often balances, keys and deployments are looked at
+    timeout: Period = Period(10)  # a receiver that takes longer has not received
+    retry: Period = Period(5)  # after a first failure; four times as long after each one more, up to 6h
+    give_up: Period = Period(3 * 86400)  # a delivery that has failed for so long is dead
+    retention: Period = Period(30 * 86400)  # how long a delivery that has ended is listed
+
+
 class Plan(Section, frozen=True):
     """[plans.NAME]: requests per minute of a key that asks for none, and the most that one may ask for.
 
@@ -315,6 +328,7 @@ class Config(Section, frozen=True):
     credits: Credits = Credits()  # topping up
     metrics: Metrics = Metrics()  # GET /metrics
     tracing: Tracing = Tracing()  # traces
+    webhooks: Webhooks = Webhooks()  # events
     plans: dict[str, Plan] = {}  # [plans.NAME]
     upstreams: dict[str, Upstream] = {}  # [upstreams.NAME]
     models: list[Model] = []  # [[models]]

@@ -37,6 +37,14 @@ A month that another machine has begun already goes on."""
 
 ACCOUNT = "SELECT credits, CASE WHEN month = CAST($2 AS bigint) THEN spent ELSE 0 END, spend_limit FROM accounts"
 
+BALANCE = "a.credits + (SELECT COALESCE(SUM(h.amount), 0) FROM holds AS h WHERE h.workspace = a.workspace)"
+"""What is held is not spent yet, so that this only falls, but for grants."""
+REARM = f"""
+DELETE FROM alerts WHERE type = 'credits.low' AND subject = $1
+    AND level <= (SELECT {BALANCE} FROM accounts AS a WHERE a.workspace = $1)
+"""
+"""A balance that is no longer low may become so again."""
+
 HOLD = Each(
     "INSERT INTO holds (id, process, workspace, amount, month) VALUES {rows}",
     "(?, ?, ?, CAST(? AS bigint), CAST(? AS bigint))",
@@ -169,6 +177,7 @@ def grant(
         "VALUES ($1, $2, CAST($3 AS bigint), CAST($4 AS bigint), $5, $6)",
         (id, workspace, amount, now, by, note),
     )
+    yield Statement(REARM, (workspace,))
     yield event("credits.grant", workspace, {"amount": amount, "note": note}, by, now)
     return (yield from account(workspace, now=now))
 

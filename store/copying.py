@@ -21,7 +21,7 @@ Tell = Callable[[str, int, int], None]
 MOST_ROWS, MOST_BYTES = 1000, 1 << 20
 """A page grows to this many rows and shrinks when it has more bytes, so that neither big nor many rows fill memory."""
 
-RUNNING = ("processes", "holds", "slots")
+RUNNING = ("processes", "holds", "slots", "sightings")
 """What only a gateway at work has: empty when the last one has ended, in good order or by the reaper."""
 
 COPIES = "CREATE TABLE IF NOT EXISTS copies (name TEXT PRIMARY KEY, source BIGINT NOT NULL, last BYTEA, "

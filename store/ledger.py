@@ -59,11 +59,12 @@ def set_workspace(
     plan: str | UnsetType = UNSET,
     ceiling: int | UnsetType | None = UNSET,
     spend_limit: int | UnsetType | None = UNSET,
+    credits_low: int | UnsetType | None = UNSET,
     by: str,
     now: int,
 ) -> Script[Workspace]:
-    """Changes what is given; a ceiling or spend limit of None clears it. Acts on the next take. Raises NotFound."""
-    fields = (("plan", plan), ("ceiling", ceiling), ("spend_limit", spend_limit))
+    """Changes what is given; a limit of None clears it. Acts on the next take. Raises NotFound."""
+    fields = (("plan", plan), ("ceiling", ceiling), ("spend_limit", spend_limit), ("credits_low", credits_low))
     given = {field: value for field, value in fields if value is not UNSET}
     rows = yield Statement(
         "UPDATE workspaces SET plan = COALESCE(CAST($2 AS text), plan), "
@@ -77,6 +78,8 @@ def set_workspace(
         yield Statement(
             "UPDATE accounts SET spend_limit = CAST($2 AS bigint) WHERE workspace = $1", (name, spend_limit)
         )
+    if "credits_low" in given:
+        yield Statement("UPDATE accounts SET low_at = CAST($2 AS bigint) WHERE workspace = $1", (name, credits_low))
     yield event("workspace.set", name, given, by, now)
     return Workspace(*rows[0])
 

@@ -15,13 +15,16 @@ SWEEP = 100
 """Expired idempotency keys that go with a heartbeat."""
 
 HOLDERS = (
-    "SELECT process FROM holds UNION SELECT process FROM slots UNION SELECT process FROM claims WHERE state = 'running'"
+    "SELECT process FROM holds UNION SELECT process FROM slots UNION SELECT process FROM sightings "
+    "UNION SELECT process FROM claims WHERE state = 'running'"
 )
+WEBHOOKS = Statement("SELECT id FROM webhooks WHERE disabled_at IS NULL LIMIT 1")
 
 
-def beat(asks: Sequence[tuple[str, dict[str, int]]], now: int) -> Script[list[None]]:
+def beat(asks: Sequence[tuple[str, dict[str, int]]], now: int) -> Script[list[bool]]:
     """The process lives, and used the keys of these ids at these times; those that do not live lose what they hold.
 
+    Answers whether there is a webhook, for which somebody is to look.
     `now` is the wall's time of this moment: clocks that were set at the start of a process may differ by now.
     """
     for process, used in asks:
@@ -39,7 +42,8 @@ def beat(asks: Sequence[tuple[str, dict[str, int]]], now: int) -> Script[list[No
     )
     for (process,) in dead:
         yield from _reap(process, now)
-    return [None for _ in asks]
+    listening = bool((yield WEBHOOKS))
+    return [listening for _ in asks]
 
 
 def touch(asks: Sequence[str], now: int) -> Script[list[None]]:
@@ -60,6 +64,7 @@ def leave(asks: Sequence[str], now: int) -> Script[list[None]]:
 def _reap(process: str, now: int) -> Script[None]:
     yield from accounts.give_back(process, now)
     yield Statement("DELETE FROM claims WHERE process = $1 AND state = 'running'", (process,))
+    yield Statement("DELETE FROM sightings WHERE process = $1", (process,))
     places = yield Statement("DELETE FROM slots WHERE process = $1 RETURNING workspace, taken", (process,))
     for workspace, taken in sorted(tuple(place) for place in places):
         yield Statement(LEAVE, (workspace, taken))

@@ -84,6 +84,7 @@ class Tenant(msgspec.Struct, frozen=True):
     plan: str
     ceiling: int | None
     spend_limit: int | None
+    credits_low: int | None
     credits: int
     created_at: int
 
@@ -156,7 +157,7 @@ def requests(window: Window, *, before: tuple[int, str] | None = None, limit: in
 
 
 _TENANT = (
-    "SELECT w.name, w.plan, w.ceiling, a.spend_limit, a.credits, w.created_at "
+    "SELECT w.name, w.plan, w.ceiling, a.spend_limit, a.low_at, a.credits, w.created_at "
     "FROM workspaces AS w JOIN accounts AS a ON a.workspace = w.name"
 )
 

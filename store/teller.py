@@ -127,6 +127,7 @@ class Teller:
         self.away = False  # the database did not answer the last time
         self.alone = False  # whoever asks is the only one who can: nobody will come to share the transaction
         self.watch: Watch | None = None
+        self.ring: Callable[[], object] = lambda: None  # with each heartbeat, as long as there is a webhook
         self._began = 0.0
         self._in_doubt = False  # what became of a take or a leaving
         self._places: Counter[str] = Counter()
@@ -175,12 +176,20 @@ class Teller:
         """From now on this process has a row, and its heart beats. Raises StoreUnavailable."""
         await self._beat()
 
-    def _beat(self) -> asyncio.Future[None]:
+    def _beat(self) -> asyncio.Future[bool]:
         self._heart = asyncio.get_running_loop().call_later(processes.BEAT, self._beat)
         used, self._used = self._used, {}
-        beaten: asyncio.Future[None] = self._ask(self._lives, (self.process, used))
-        beaten.add_done_callback(_note)
+        beaten: asyncio.Future[bool] = self._ask(self._lives, (self.process, used))
+        beaten.add_done_callback(self._beaten)
         return beaten
+
+    def _beaten(self, beaten: asyncio.Future[bool]) -> None:
+        if beaten.cancelled():
+            return
+        if error := beaten.exception():
+            log.warning("the heartbeat failed: %s", error)
+        elif beaten.result():
+            self.ring()
 
     async def close(self) -> None:
         """Refuses new asks and returns when the last is answered; the process gives up what it holds."""
@@ -330,8 +339,3 @@ def _outcome(outcome: Outcome) -> str:
 def _told(item: Any) -> str:
     """What was owed, for the log; an answer is nobody else's."""
     return f"{item.id}: {item.usage}" if isinstance(item, Closing) else str(item)
-
-
-def _note(beaten: asyncio.Future[None]) -> None:
-    if not beaten.cancelled() and (error := beaten.exception()):
-        log.warning("the heartbeat failed: %s", error)

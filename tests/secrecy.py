@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 KEY = re.compile(rb"rp_live_[0-9a-f]{64}")
+SIGNING = re.compile(rb"whsec_[0-9a-f]{64}")
 SAID = {"content", "prompt", "input", "query", "text", "instructions"}
 SHORTEST = 12
 """Characters from which on a text is nobody else's by chance."""
@@ -15,6 +16,7 @@ def check_log(lines: list[str]) -> None:
     """No key and no prompt in what a gateway has logged."""
     log = "".join(lines)
     assert not KEY.search(log.encode()), "a key was logged"
+    assert not SIGNING.search(log.encode()), "a secret of a webhook was logged"
     for prompt in prompts():
         assert prompt not in log, f"a prompt was logged: {prompt!r}"
 

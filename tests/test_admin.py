@@ -36,6 +36,15 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/keys/key_none", None),
     ("POST", "/keys/key_none/rotate", {}),
     ("POST", "/keys/key_none/revoke", None),
+    ("GET", "/webhooks", None),
+    ("POST", "/webhooks", {"url": "https://example.com/"}),
+    ("GET", "/webhooks/wh_none", None),
+    ("PATCH", "/webhooks/wh_none", {"enabled": True}),
+    ("DELETE", "/webhooks/wh_none", None),
+    ("POST", "/webhooks/wh_none/rotate", {}),
+    ("POST", "/webhooks/wh_none/test", None),
+    ("GET", "/deliveries", None),
+    ("POST", "/deliveries/dlv_none/resend", None),
     ("GET", "/plans", None),
     ("GET", "/usage", None),
     ("GET", "/requests", None),
@@ -185,11 +194,14 @@ def test_a_workspace_from_first_to_last(shop: Conch) -> None:
         "plan": "team",
         "ceiling": 7000,
         "spend_limit_usd": "0.000000001",
+        "credits_low_usd": None,
         "credits_usd": "0.00",
     }
     changed = done(shop, "PATCH", "/workspaces/delta", {"plan": "pro", "ceiling": None, "spend_limit_usd": "12.5"})
     assert (changed["plan"], changed["ceiling"], changed["spend_limit_usd"]) == ("pro", None, "12.50")
     assert done(shop, "PATCH", "/workspaces/delta", {"spend_limit_usd": None})["spend_limit_usd"] is None
+    assert done(shop, "PATCH", "/workspaces/delta", {"credits_low_usd": "2.5"})["credits_low_usd"] == "2.50"
+    assert done(shop, "PATCH", "/workspaces/delta", {"credits_low_usd": None})["credits_low_usd"] is None
     shown = done(shop, "GET", "/workspaces/delta")
     assert (shown["plan"], shown["spend_limit_usd"]) == ("pro", None)
     assert shown in done(shop, "GET", "/workspaces?limit=1000")["data"]

@@ -110,8 +110,9 @@ def test_the_audit_tells_every_change(shop: Conch) -> None:
 def test_tables_for_people(shop: Conch) -> None:
     shop.workspace("zeta", "team", "--ceiling", "6000")
     lines = run("workspaces", "list", "--config", str(shop.config)).stdout.splitlines()
-    assert lines[0].split() == ["name", "plan", "ceiling", "spend_limit_usd", "credits_usd", "created_at"]
-    assert re.fullmatch(r"zeta +team +6000 +- +0\.00 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[-1])
+    columns = ["name", "plan", "ceiling", "spend_limit_usd", "credits_low_usd", "credits_usd", "created_at"]
+    assert lines[0].split() == columns
+    assert re.fullmatch(r"zeta +team +6000 +- +- +0\.00 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", lines[-1])
     assert run("keys", "list", "--workspace", "zeta", "--config", str(shop.config)).stdout == "none\n"
 
 
@@ -247,7 +248,7 @@ def test_get_without_a_key(shop: Conch) -> None:
     [
         (["workspaces", "create", "acme", "--plan", "pro"], "exists already"),
         (["workspaces", "create", "new", "--plan", "gold"], "no plan 'gold'; there are: enterprise, pro"),
-        (["workspaces", "set", "acme"], "nothing to change: give a plan, a ceiling or a spend limit"),
+        (["workspaces", "set", "acme"], "nothing to change: give a plan, a ceiling, a spend limit or a threshold"),
         (["workspaces", "set", "nobody", "--plan", "pro"], "no workspace 'nobody'"),
         (["keys", "create", "--workspace", "nobody"], "no workspace 'nobody'"),
         (["keys", "create", "--workspace", "acme", "--limit", "1001"], "over the ceiling"),

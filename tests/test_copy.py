@@ -12,8 +12,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from config import Config
 from handlers.ops.progress import Progress
-from store import Clock, Store, accounts, claims, files, ledger, open_store, responses
+from handlers.ops.webhooks.events import describe
+from store import Clock, Store, accounts, alerts, claims, files, ledger, open_store, responses, webhooks
+from store.alerts import Look
 from store.copying import Copied, copy
 from store.records import (
     Authority,
@@ -88,6 +91,11 @@ async def fill(store: Store, requests: int = 1200) -> ledger.Minted:
     await store.run(files.secret("files", b"\x00\xff" * 16))
     pictures = [File(f"file_{number}", NOW + number, "image/png", b"\x89PNG" * 300_000) for number in range(3)]
     await store.run(files.keep(pictures, limit=1 << 30, now=NOW))
+    secret, events = webhooks.mint(), ("credits.low", "deployment.up")
+    await store.run(webhooks.create(secret, None, "https://example.com/", events, "", by="test", now=NOW))
+    await store.run(ledger.set_workspace("acme", credits_low=99 * DOLLAR, by="test", now=NOW))
+    low = Look("proc", {}, False, 1, 0, 0, 1, 0, NOW, describe(Config()))
+    await store.run(alerts.turn(low, NOW))
     turn = StoredResponse("resp_1", "acme", None, None, NOW, '[{"text": "Grüße 🐚"}]', "{}")
     await store.run(responses.keep([(turn, 0)], NOW))
     for start in range(0, requests, 500):
@@ -166,7 +174,7 @@ async def test_a_copy_has_every_row_and_serves(source: Store, target: Store) -> 
     assert all(table.same for table in tables)
     there, here = await everything(target), await everything(source)
     assert there == here
-    assert {name for name, found in here.items() if not found} == {"processes", "holds", "slots"}
+    assert {name for name, found in here.items() if not found} == {"processes", "holds", "slots", "sightings"}
     assert {table.name: table.source.rows for table in tables} == {name: len(found) for name, found in here.items()}
     assert [(done, total) for stage, done, total in told if stage.startswith("copying")][-1][0] == told[0][2]
     assert told[-1][1] == told[-1][2]

@@ -206,11 +206,13 @@ def test_every_request_example_is_answered_as_it_says(shop: Shop) -> None:
 def test_every_get_is_answered_as_it_says(shop: Shop) -> None:
     kept = shop.send("POST", "/v1/responses", _security("key"), json={"model": "assistant", "input": "Hello"}).json()
     made_key = shop.send("POST", "/admin/keys", _security("admin"), json={"workspace": "acme"}).json()
+    hook = shop.send("POST", "/admin/webhooks", _security("admin"), json={"url": "https://example.com/"}).json()
     found = 0
     for method, path, operation in shop.operations():
         if method != "GET":
             continue
         ids = {"responses": kept["id"], "models": "assistant", "files": "none", "keys": made_key["id"]}
+        ids["webhooks"] = hook["id"]
         id = next((each for segment, each in ids.items() if f"/{segment}/" in path), "")
         if path.startswith("/v1/{pipeline}/responses/"):
             continue  # the response is the workspace's own

@@ -11,7 +11,7 @@ SECRET = "rp_live_" + "0" * 64
 
 def test_a_key_and_a_prompt_are_found_in_a_log() -> None:
     check_log(["req_1: upstream: Broken\n"])
-    for told in (f"a key: {SECRET}", next(iter(prompts()))):
+    for told in (f"a key: {SECRET}", f"a secret: whsec_{'0' * 64}", next(iter(prompts()))):
         with pytest.raises(AssertionError, match="was logged"):
             check_log(["fine\n", told])
 

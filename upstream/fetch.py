@@ -1,10 +1,16 @@
-"""Fetches what a stranger's URL points at, from public addresses only, bounded in size and time. aiohttp's home."""
+"""Fetches what a stranger's URL points at, or posts to it: public addresses only, bounded in size and time.
+
+aiohttp's home.
+"""
 
 import asyncio
 import binascii
 import re
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import import_module
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,6 +24,7 @@ _PORTS: Final = frozenset({80, 443})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _URL_LENGTH: Final = 8192
 _MEDIA_TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", re.ASCII)
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _NOT_PUBLIC: Final = tuple(
     map(
         ip_network,
@@ -40,11 +47,23 @@ class FetchError(Exception):
     """The URL cannot be used; the message is one sentence, fit for the client that sent it."""
 
 
+class Answered(NamedTuple):
+    """The status of an answer whose body nobody reads, and its Retry-After in seconds, if it has one in seconds."""
+
+    status: int
+    retry_after: int | None
+
+
 class Fetched(NamedTuple):
     """A body, with its media type in lower case and without parameters."""
 
     body: bytes
     media_type: str
+
+
+def anywhere(address: Address, port: int) -> bool:
+    """For the URLs of who may reach every address that this machine reaches."""
+    return True
 
 
 def is_public(address: Address, port: int) -> bool:
@@ -57,6 +76,21 @@ def is_public(address: Address, port: int) -> bool:
     if address.version == 6 and address not in _GLOBAL_UNICAST:
         return False
     return not any(address in network for network in _NOT_PUBLIC)
+
+
+def check_target(url: str, *, private: bool) -> None:
+    """Whether something may be posted to a URL, as far as it tells itself. Raises FetchError."""
+    target = _checked(url)
+    if private:
+        return
+    if target.scheme != "https":
+        raise FetchError("The URL must begin with https://.")
+    try:
+        public = is_public(ip_address(target.host or ""), target.port or 0)
+    except ValueError:  # a name: where it leads is judged at each connection
+        public = target.port in _PORTS
+    if not public:
+        raise FetchError(str(_Refused()))
 
 
 class Fetcher:
@@ -74,23 +108,20 @@ class Fetcher:
 
         `timeout` is in seconds, for everything together. Raises FetchError.
         """
-        import aiohttp
+        async with _bounded(timeout):
+            return await self._follow(_checked(url), limit, redirects, accept)
 
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._follow(_checked(url), limit, redirects, accept)
-        except TimeoutError:
-            raise FetchError(f"The URL did not answer in full within {timeout:g} seconds.") from None
-        except aiohttp.ClientConnectorCertificateError:
-            raise FetchError("The URL's host has no valid certificate.") from None
-        except aiohttp.ClientConnectorError as error:
-            if isinstance(error.os_error, _Refused):
-                raise FetchError(str(error.os_error)) from None
-            raise FetchError("The URL's host cannot be reached.") from None
-        except aiohttp.InvalidURL:
-            raise FetchError("The URL is not valid.") from None
-        except (aiohttp.ClientError, OSError, ValueError):
-            raise FetchError("The URL's host gave no valid answer.") from None
+    async def post(self, url: str, body: bytes, headers: dict[str, str], *, timeout: float) -> Answered:
+        """Sends a small body; redirects are not followed, and of the answer no more is read than its head.
+
+        `timeout` is in seconds, for everything together. Raises FetchError.
+        """
+        own = {"Accept-Encoding": "identity", "User-Agent": "conch"}
+        async with _bounded(timeout):
+            opened = self._opened().post(_checked(url), data=body, headers=own | headers, allow_redirects=False)
+            async with opened as response:
+                after = response.headers.get("Retry-After", "")
+                return Answered(response.status, int(after) if _SECONDS.fullmatch(after) else None)
 
     async def close(self) -> None:
         """Closes what is open; the next fetch would open anew."""
@@ -136,6 +167,30 @@ class Fetcher:
         if not self._allowed(address, port):
             raise _Refused
         return socket.socket(family, kind, protocol)
+
+
+@asynccontextmanager
+async def _bounded(timeout: float) -> AsyncIterator[None]:
+    """What goes wrong within, in so many seconds, as a FetchError."""
+    if "aiohttp" not in sys.modules:
+        await asyncio.to_thread(import_module, "aiohttp")  # a tenth of a second, for which nobody else is to wait
+    import aiohttp
+
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError:
+        raise FetchError(f"The URL did not answer in full within {timeout:g} seconds.") from None
+    except aiohttp.ClientConnectorCertificateError:
+        raise FetchError("The URL's host has no valid certificate.") from None
+    except aiohttp.ClientConnectorError as error:
+        if isinstance(error.os_error, _Refused):
+            raise FetchError(str(error.os_error)) from None
+        raise FetchError("The URL's host cannot be reached.") from None
+    except aiohttp.InvalidURL:
+        raise FetchError("The URL is not valid.") from None
+    except (aiohttp.ClientError, OSError, ValueError):
+        raise FetchError("The URL's host gave no valid answer.") from None
 
 
 class _Refused(OSError):

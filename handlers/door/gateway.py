@@ -40,6 +40,7 @@ class Gateway:
         self.recent: Recent | None = None
         self.routes: Callable[[], Sequence[Route]] = tuple  # all of them, for who describes them
         self.cells: object = None  # what the processes count in
+        self.ring: Callable[[], None] = lambda: None  # somebody may be to be told of something: webhooks
         self._configure(config)
 
     def successor(self, config: Config) -> "Gateway":

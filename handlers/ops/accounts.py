@@ -52,7 +52,7 @@ class Accounts:
 
     async def workspace(self, name: str) -> WorkspaceCard:
         """Raises 404."""
-        with _named("name"):
+        with named("name"):
             return workspace_card(await self._store.run(reports.tenant(name)))
 
     async def create_workspace(
@@ -69,7 +69,7 @@ class Accounts:
                 yield from ledger.set_workspace(name, spend_limit=spend_limit, by=self._by, now=self._clock())
             return (yield from reports.tenant(name))
 
-        with _named("name"):
+        with named("name"):
             return workspace_card(await self._store.run(made()))
 
     async def set_workspace(
@@ -79,22 +79,23 @@ class Accounts:
         plan: str | UnsetType = UNSET,
         ceiling: int | UnsetType | None = UNSET,
         spend_limit: int | UnsetType | None = UNSET,
+        credits_low: int | UnsetType | None = UNSET,
     ) -> WorkspaceCard:
         """Changes what is given; acts on the next request. Raises 400, 404."""
-        if plan is UNSET and ceiling is UNSET and spend_limit is UNSET:
+        if all(each is UNSET for each in (plan, ceiling, spend_limit, credits_low)):
             raise InvalidRequest(
-                "There is nothing to change: give a plan, a ceiling or a spend limit.", code="nothing_to_change"
+                "There is nothing to change: give a plan, a ceiling, a spend limit or a threshold of credits.",
+                code="nothing_to_change",
             )
         if plan is not UNSET:
             self._plan(plan)
 
         def made() -> Script[reports.Tenant]:
-            yield from ledger.set_workspace(
-                name, plan=plan, ceiling=ceiling, spend_limit=spend_limit, by=self._by, now=self._clock()
-            )
+            limits: Any = {"ceiling": ceiling, "spend_limit": spend_limit, "credits_low": credits_low}
+            yield from ledger.set_workspace(name, plan=plan, **limits, by=self._by, now=self._clock())
             return (yield from reports.tenant(name))
 
-        with _named("name"):
+        with named("name"):
             return workspace_card(await self._store.run(made()))
 
     # Credits
@@ -102,20 +103,20 @@ class Accounts:
     async def grant(self, workspace: str, amount: int, note: str = "", once: str | None = None) -> AccountCard:
         """Adds `amount` nano-dollars, for the same `once` one time. Raises 400, 404, 409."""
         if amount < 1:
-            raise _invalid("amount_usd", "it is to be more than nothing")
-        _check_text("note", note, LONGEST_NOTE)
-        with _named("name"):
+            raise invalid("amount_usd", "it is to be more than nothing")
+        check_text("note", note, LONGEST_NOTE)
+        with named("name"):
             granted = grant(workspace, amount, note=note, once=once, by=self._by, now=self._clock())
             return account_card(await self._store.run(granted))
 
     async def account(self, workspace: str) -> AccountCard:
         """Raises 404."""
-        with _named("name"):
+        with named("name"):
             return account_card(await self._store.run(account(workspace, now=self._clock())))
 
     async def grants(self, workspace: str, before: str | None = None, limit: int = ALL) -> list[GrantCard]:
         """What was added, newest first, from the first one older than the id `before`. Raises 404."""
-        with _named("name"):
+        with named("name"):
             await self._store.run(ledger.get_workspace(workspace))
         return [
             grant_card(each) for each in await self._store.run(reports.grants(workspace, before=before, limit=limit))
@@ -132,7 +133,7 @@ class Accounts:
 
     async def key(self, id: str) -> KeyCard:
         """Raises 404."""
-        with _named("id"):
+        with named("id"):
             return _key_card(await self._store.run(ledger.get_key(id)))
 
     async def create_key(
@@ -146,7 +147,7 @@ class Accounts:
         expires_at: int | None = None,
     ) -> NewKey:
         """Raises 400, and 403 if the plan has no keys."""
-        _check_text("name", name, LONGEST_NAME)
+        check_text("name", name, LONGEST_NAME)
         tenant = await self._of(workspace)
         plan = self._minting(tenant)
         ceiling = tenant.ceiling or plan.ceiling
@@ -173,7 +174,7 @@ class Accounts:
 
     async def rotate_key(self, id: str, grace: timedelta) -> NewKey:
         """A successor; the old key works for `grace` more. Raises 403, 404, and 409 if the old one works no more."""
-        with _named("id"):
+        with named("id"):
             old = await self._store.run(ledger.get_key(id))
             self._minting(await self._store.run(ledger.get_workspace(old.workspace)))
             minted = ledger.mint()
@@ -183,7 +184,7 @@ class Accounts:
 
     async def revoke_key(self, id: str) -> KeyCard:
         """Acts on the next request. Raises 404."""
-        with _named("id"):
+        with named("id"):
             return _key_card(await self._store.run(ledger.revoke_key(id, by=self._by, now=self._clock())))
 
     # What there is and what there was
@@ -256,11 +257,11 @@ def told(param: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise _invalid(param, str(error)) from error
+        raise invalid(param, str(error)) from error
 
 
 @contextlib.contextmanager
-def _named(param: str) -> Iterator[None]:
+def named(param: str) -> Iterator[None]:
     """What the store says of that which `param` names: 404, or 409."""
     try:
         yield
@@ -270,12 +271,14 @@ def _named(param: str) -> Iterator[None]:
         raise InvalidRequest(str(error), status=409, param=param, code="conflict") from error
 
 
-def _check_text(param: str, text: str, longest: int) -> None:
+def check_text(param: str, text: str, longest: int) -> None:
+    """Raises 400."""
     if len(text) > longest or not text.isprintable():
-        raise _invalid(param, f"it is to be at most {longest} printable characters")
+        raise invalid(param, f"it is to be at most {longest} printable characters")
 
 
-def _invalid(param: str, why: str) -> InvalidRequest:
+def invalid(param: str, why: str) -> InvalidRequest:
+    """400 for the value of a field."""
     return InvalidRequest(f"Invalid {param!r}: {why}.", param=param, code="invalid_value")
 
 

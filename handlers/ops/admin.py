@@ -97,6 +97,7 @@ class WorkspaceChange(Body):
     plan: str | UnsetType = UNSET
     ceiling: PerMinute | UnsetType | None = UNSET
     spend_limit_usd: Usd | UnsetType | None = UNSET
+    credits_low_usd: Usd | UnsetType | None = UNSET
 
 
 class Grant(Body):
@@ -146,7 +147,7 @@ def gatekeeper(*tokens: str, what: str = "admin") -> Gate:
 async def list_workspaces(request: Request, query: Paging) -> Page[WorkspaceCard]:
     """The tenants, by name."""
     found = await _accounts(request).workspaces(query.after or "", query.limit + 1)
-    return _page(found, query, lambda card: card.name)
+    return page(found, query, lambda card: card.name)
 
 
 async def create_workspace(request: Request, body: NewWorkspace) -> WorkspaceCard:
@@ -158,15 +159,17 @@ async def create_workspace(request: Request, body: NewWorkspace) -> WorkspaceCar
 
 async def show_workspace(request: Request) -> WorkspaceCard:
     """A tenant, by its name. Raises 404."""
-    return await _accounts(request).workspace(_named(request, "name"))
+    return await _accounts(request).workspace(named(request, "name"))
 
 
 async def set_workspace(request: Request, body: WorkspaceChange) -> WorkspaceCard:
     """Changes the fields that are there; null takes a limit away. Raises 400, 404."""
-    limit = body.spend_limit_usd
-    change = UNSET if limit is UNSET else _dollars("spend_limit_usd", limit)
-    name = _named(request, "name")
-    return await _accounts(request).set_workspace(name, plan=body.plan, ceiling=body.ceiling, spend_limit=change)
+    limit, low = (
+        UNSET if text is UNSET else _dollars(field, text)
+        for field, text in (("spend_limit_usd", body.spend_limit_usd), ("credits_low_usd", body.credits_low_usd))
+    )
+    name, accounts = named(request, "name"), _accounts(request)
+    return await accounts.set_workspace(name, plan=body.plan, ceiling=body.ceiling, spend_limit=limit, credits_low=low)
 
 
 async def grant_credits(request: Request, body: Grant) -> AccountCard:
@@ -174,24 +177,24 @@ async def grant_credits(request: Request, body: Grant) -> AccountCard:
     with told("amount_usd"):
         amount = values.dollars(body.amount_usd)
     claim = request.bill.claim if request.bill is not None else None  # kill -9 may come before its answer is kept
-    return await _accounts(request).grant(_named(request, "name"), amount, body.note, claim.hex() if claim else None)
+    return await _accounts(request).grant(named(request, "name"), amount, body.note, claim.hex() if claim else None)
 
 
 async def show_credits(request: Request) -> AccountCard:
     """What a workspace has left, and has spent this month. Raises 404."""
-    return await _accounts(request).account(_named(request, "name"))
+    return await _accounts(request).account(named(request, "name"))
 
 
 async def list_grants(request: Request, query: Paging) -> Page[GrantCard]:
     """What was added, newest first. Raises 404."""
-    found = await _accounts(request).grants(_named(request, "name"), query.after, query.limit + 1)
-    return _page(found, query, lambda card: card.id)
+    found = await _accounts(request).grants(named(request, "name"), query.after, query.limit + 1)
+    return page(found, query, lambda card: card.id)
 
 
 async def list_keys(request: Request, query: KeyQuery) -> Page[KeyCard]:
     """The keys without their secrets, oldest first."""
     found = await _accounts(request).keys(query.workspace, query.after or "", query.limit + 1)
-    return _page(found, query, lambda card: card.id)
+    return page(found, query, lambda card: card.id)
 
 
 async def create_key(request: Request, body: KeyRequest) -> NewKey:
@@ -210,7 +213,7 @@ async def create_key(request: Request, body: KeyRequest) -> NewKey:
 
 async def show_key(request: Request) -> KeyCard:
     """A key without its secret. Raises 404."""
-    return await _accounts(request).key(_named(request, "id"))
+    return await _accounts(request).key(named(request, "id"))
 
 
 AS_USUAL = Rotation()
@@ -220,18 +223,18 @@ async def rotate_key(request: Request, body: Rotation = AS_USUAL) -> NewKey:
     """A successor of a key, whose secret is shown once. Raises 400, 403, 404, 409."""
     with told("grace"):
         grace = values.span(body.grace)
-    return await _accounts(request).rotate_key(_named(request, "id"), grace)
+    return await _accounts(request).rotate_key(named(request, "id"), grace)
 
 
 async def revoke_key(request: Request) -> KeyCard:
     """Ends a key now. Raises 404."""
-    return await _accounts(request).revoke_key(_named(request, "id"))
+    return await _accounts(request).revoke_key(named(request, "id"))
 
 
 async def list_plans(request: Request, query: Paging) -> Page[PlanCard]:
     """The plans, by name."""
     found = [plan for plan in plans(request.gateway.config) if plan.name > (query.after or "")]
-    return _page(found, query, lambda card: card.name)
+    return page(found, query, lambda card: card.name)
 
 
 async def sum_usage(request: Request, query: SumQuery) -> Page[UsageCard]:
@@ -242,37 +245,37 @@ async def sum_usage(request: Request, query: SumQuery) -> Page[UsageCard]:
     after = _point(query, kinds) if by else None
     accounts, window = _accounts(request), query.window()
     lines = await accounts.usage(window, by, after, query.limit + 1)
-    page = _page(lines, query, lambda line: _cursor(line.group))
-    cards = [usage_card(line, by) for line in page.data]
+    summed = page(lines, query, lambda line: _cursor(line.group))
+    cards = [usage_card(line, by) for line in summed.data]
     if query.latency:
         known = await accounts.latencies(window, by, after, query.limit)
-        for card, line in zip(cards, page.data, strict=True):
+        for card, line in zip(cards, summed.data, strict=True):
             card.latency_ms = latency_card(known.get(line.group))
-    return Page(cards, page.has_more, page.next)
+    return Page(cards, summed.has_more, summed.next)
 
 
 async def list_requests(request: Request, query: UsageQuery) -> Page[RequestCard]:
     """The requests that ran, newest first."""
     before = _point(query, tuple[Time, Text])
     rows = await _accounts(request).requests(query.window(), before, query.limit + 1)
-    page = _page(rows, query, lambda row: _cursor((row.at, row.id)))
-    return Page([request_card(row) for row in page.data], page.has_more, page.next)
+    found = page(rows, query, lambda row: _cursor((row.at, row.id)))
+    return Page([request_card(row) for row in found.data], found.has_more, found.next)
 
 
 async def list_events(request: Request, query: Paging) -> Page[EventCard]:
     """The audit, newest first."""
     found = await _accounts(request).events(query.after, query.limit + 1)
-    return _page(found, query, lambda card: card.id)
+    return page(found, query, lambda card: card.id)
 
 
 async def list_models(request: Request, query: Paging) -> Page[Fit]:
     """Every configured model, as it stands now."""
-    return _page([fit(each) for each in _deployments(request, query)], query, lambda card: card.id)
+    return page([fit(each) for each in _deployments(request, query)], query, lambda card: card.id)
 
 
 async def list_deployments(request: Request, query: Paging) -> Page[DeploymentCard]:
     """Every configured model with its servers, as it stands now in the process that answers."""
-    return _page([deployment_card(each) for each in _deployments(request, query)], query, lambda card: card.id)
+    return page([deployment_card(each) for each in _deployments(request, query)], query, lambda card: card.id)
 
 
 def _deployments(request: Request, query: Paging) -> list[Deployment]:
@@ -288,11 +291,17 @@ def _deployments(request: Request, query: Paging) -> list[Deployment]:
 
 def _accounts(request: Request) -> Accounts:
     gateway = request.gateway
+    return Accounts(gateway.store, gateway.config, who(request), gateway.clock)
+
+
+def who(request: Request) -> str:
+    """The operator's name in the audit."""
     client = request.scope.get("client")
-    return Accounts(gateway.store, gateway.config, f"admin:{client[0]}" if client else "admin", gateway.clock)
+    return f"admin:{client[0]}" if client else "admin"
 
 
-def _named(request: Request, param: str) -> str:
+def named(request: Request, param: str) -> str:
+    """What the path names. Raises 404 for what nothing is called."""
     name = request.path_params[param]
     if len(name) > 200 or not name.isprintable():
         raise NotFound(f"There is no {name[:100]!r}.", param=param, code="not_found")
@@ -304,7 +313,7 @@ def _dollars(param: str, text: str | None) -> int | None:
         return None if text is None else values.dollars(text)
 
 
-def _page(found: Sequence[T], query: Paging, cursor: Callable[[T], str]) -> Page[T]:
+def page(found: Sequence[T], query: Paging, cursor: Callable[[T], str]) -> Page[T]:
     """Of what was found, which is one more than asked for where there is more."""
     data = list(found[: query.limit])
     more = len(found) > query.limit

@@ -16,7 +16,7 @@ from store.reports import Granted, Latency, Tenant, UsageLine, UsageRow
 
 T = TypeVar("T")
 
-MONEY = ("amount", "spend_limit")  # in the details of an event
+MONEY = ("amount", "spend_limit", "credits_low")  # in the details of an event
 
 
 class Page(msgspec.Struct, Generic[T], tag_field="object", tag="list"):
@@ -40,12 +40,14 @@ class PlanCard(msgspec.Struct):
 
 
 class WorkspaceCard(msgspec.Struct):
-    """A tenant; `ceiling` (requests per minute) overrides that of its plan."""
+    """A tenant; `ceiling` (requests per minute) overrides that of its plan, and `credits_low_usd`, below which a
+    webhook is told, that of the settings."""
 
     name: str
     plan: str
     ceiling: int | None
     spend_limit_usd: str | None
+    credits_low_usd: str | None
     credits_usd: str
     created_at: int
 
@@ -168,7 +170,13 @@ def plan_card(name: str, plan: Plan) -> PlanCard:
 def workspace_card(tenant: Tenant) -> WorkspaceCard:
     """Of a row of the store."""
     return WorkspaceCard(
-        tenant.name, tenant.plan, tenant.ceiling, _optional(tenant.spend_limit), usd(tenant.credits), tenant.created_at
+        tenant.name,
+        tenant.plan,
+        tenant.ceiling,
+        _optional(tenant.spend_limit),
+        _optional(tenant.credits_low),
+        usd(tenant.credits),
+        tenant.created_at,
     )
 
 

@@ -26,7 +26,7 @@ Build = Callable[[Config], Lifetime]
 Serve = Callable[[Config, Callable[[], Config]], None]
 
 TLS = ("ssl_certfile", "ssl_keyfile")
-GROUPS = ("verbs", "backup", "copying")
+GROUPS = ("verbs", "backup", "copying", "webhooks.verbs")
 """Modules beside this one; `add` of each puts verbs of its own into the parser."""
 
 

@@ -17,7 +17,7 @@ from handlers.ops import values
 from handlers.ops.accounts import ALL, Accounts, groups, plans
 from handlers.ops.cards import usage_card
 from handlers.ops.tables import show
-from store import Clock, open_store
+from store import Clock, Store, open_store
 from store.reports import GROUPS, UsageLine, Window
 
 T = TypeVar("T")
@@ -27,113 +27,122 @@ WHEN = "a span back from now (7d, 12h) or a date (2027-01-31: its midnight, UTC)
 
 def add(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Put them into a parser."""
-    _workspaces(_group(verbs, "workspaces", "Create, change and list workspaces."), common)
-    _keys(_group(verbs, "keys", "Create, rotate, revoke and list keys."), common)
-    _credits(_group(verbs, "credits", "Grant credits, and show what is left."), common)
+    _workspaces(group_of(verbs, "workspaces", "Create, change and list workspaces."), common)
+    _keys(group_of(verbs, "keys", "Create, rotate, revoke and list keys."), common)
+    _credits(group_of(verbs, "credits", "Grant credits, and show what is left."), common)
     _usage(verbs, common)
-    audit = _verb(verbs, common, "audit", "List the changes of keys, workspaces and credits, newest first.", _audit)
-    audit.add_argument("--limit", type=_read(_rows), default=1000, metavar="N", help="at most N (default: 1000)")
+    audit = verb(verbs, common, "audit", "List the changes of keys, workspaces and credits, newest first.", _audit)
+    audit.add_argument("--limit", type=reader(_rows), default=1000, metavar="N", help="at most N (default: 1000)")
     audit.add_argument("--after", metavar="ID", help="those that follow this one")
-    _verb(verbs, common, "plans", "List the plans of the configuration.", _plans)
+    verb(verbs, common, "plans", "List the plans of the configuration.", _plans)
 
 
-def _group(verbs: Any, name: str, text: str) -> Any:
+def group_of(verbs: Any, name: str, text: str) -> Any:
+    """A verb that has verbs of its own."""
     added = verbs.add_parser(name, help=text, description=text)
     return added.add_subparsers(dest="action", required=True, metavar="ACTION")
 
 
-def _verb(
+def verb(
     group: Any,
     common: argparse.ArgumentParser,
     name: str,
     text: str,
     handler: Callable[[argparse.Namespace, Config], int],
 ) -> argparse.ArgumentParser:
+    """One more of a group, which is obeyed by `handler`."""
     added: argparse.ArgumentParser = group.add_parser(name, help=text, description=text, parents=[common])
     added.set_defaults(handler=handler)
     return added
 
 
 def _workspaces(group: Any, common: argparse.ArgumentParser) -> None:
-    create = _verb(group, common, "create", "A new workspace on a plan.", _create_workspace)
-    create.add_argument("name", type=_read(values.workspace_name), metavar="NAME")
+    create = verb(group, common, "create", "A new workspace on a plan.", _create_workspace)
+    create.add_argument("name", type=reader(values.workspace_name), metavar="NAME")
     create.add_argument("--plan", required=True)
     create.add_argument(
-        "--ceiling", type=_read(values.positive), metavar="N", help="requests per minute, instead of the plan's"
+        "--ceiling", type=reader(values.positive), metavar="N", help="requests per minute, instead of the plan's"
     )
-    create.add_argument("--spend-limit", type=_read(values.dollars), metavar="DOLLARS", help="per calendar month")
-    change = _verb(group, common, "set", "Another plan or limit; acts on the next request.", _set_workspace)
+    create.add_argument("--spend-limit", type=reader(values.dollars), metavar="DOLLARS", help="per calendar month")
+    change = verb(group, common, "set", "Another plan or limit; acts on the next request.", _set_workspace)
     change.add_argument("name", metavar="NAME")
     change.add_argument("--plan", default=UNSET)
     change.add_argument(
         "--ceiling",
-        type=_read(values.positive, none=True),
+        type=reader(values.positive, none=True),
         default=UNSET,
         metavar="N",
         help="requests per minute; none: the plan's",
     )
     change.add_argument(
         "--spend-limit",
-        type=_read(values.dollars, none=True),
+        type=reader(values.dollars, none=True),
         default=UNSET,
         metavar="DOLLARS",
         help="per calendar month, UTC; none: no limit",
     )
-    _verb(group, common, "list", "All workspaces.", _list_workspaces)
+    change.add_argument(
+        "--credits-low",
+        type=reader(values.dollars, none=True),
+        default=UNSET,
+        metavar="DOLLARS",
+        help="webhooks are told when less is left; none: what the settings say",
+    )
+    verb(group, common, "list", "All workspaces.", _list_workspaces)
 
 
 def _keys(group: Any, common: argparse.ArgumentParser) -> None:
-    create = _verb(group, common, "create", "A new key; this is the only time that it is shown.", _create_key)
+    create = verb(group, common, "create", "A new key; this is the only time that it is shown.", _create_key)
     create.add_argument("--workspace", required=True, metavar="W")
     create.add_argument("--pipeline", metavar="ID", help="bind the key to one pipeline")
     create.add_argument(
-        "--limit", type=_read(values.positive), metavar="N", help="requests per minute (default: the plan's)"
+        "--limit", type=reader(values.positive), metavar="N", help="requests per minute (default: the plan's)"
     )
     create.add_argument(
         "--expires",
-        type=_read(values.expiry),
+        type=reader(values.expiry),
         metavar="WHEN",
         help="a span (30d, 12h) or a date (2027-01-31); default: never",
     )
     create.add_argument("--name", default="", metavar="TEXT")
     create.add_argument("--model", action="append", metavar="ID", help="allow only this model; may be given again")
-    rotate = _verb(group, common, "rotate", "A successor; the old key works on for a while.", _rotate_key)
+    rotate = verb(group, common, "rotate", "A successor; the old key works on for a while.", _rotate_key)
     rotate.add_argument("id", metavar="ID")
     rotate.add_argument(
-        "--grace", type=_read(values.span), default=timedelta(hours=24), metavar="SPAN", help="default: 24h"
+        "--grace", type=reader(values.span), default=timedelta(hours=24), metavar="SPAN", help="default: 24h"
     )
-    _verb(group, common, "revoke", "End a key now.", _revoke_key).add_argument("id", metavar="ID")
-    listing = _verb(group, common, "list", "Keys, without their secrets.", _list_keys)
+    verb(group, common, "revoke", "End a key now.", _revoke_key).add_argument("id", metavar="ID")
+    listing = verb(group, common, "list", "Keys, without their secrets.", _list_keys)
     listing.add_argument("--workspace", metavar="W")
 
 
 def _credits(group: Any, common: argparse.ArgumentParser) -> None:
-    grant = _verb(group, common, "grant", "Add credits to a workspace.", _grant)
+    grant = verb(group, common, "grant", "Add credits to a workspace.", _grant)
     grant.add_argument("workspace", metavar="W")
-    grant.add_argument("amount", type=_read(values.dollars), metavar="DOLLARS", help="a decimal, such as 25 or 0.5")
+    grant.add_argument("amount", type=reader(values.dollars), metavar="DOLLARS", help="a decimal, such as 25 or 0.5")
     grant.add_argument("--note", default="", metavar="TEXT", help="what for; kept in the audit")
-    shown = _verb(group, common, "show", "What a workspace has left, and has spent this month.", _account)
+    shown = verb(group, common, "show", "What a workspace has left, and has spent this month.", _account)
     shown.add_argument("workspace", metavar="W")
 
 
 def _usage(verbs: Any, common: argparse.ArgumentParser) -> None:
-    usage = _verb(verbs, common, "usage", "Sum up what ran and what it cost.", _sum_up)
+    usage = verb(verbs, common, "usage", "Sum up what ran and what it cost.", _sum_up)
     usage.add_argument("--workspace", metavar="W")
     usage.add_argument("--key", metavar="ID")
     usage.add_argument("--model", metavar="ID")
-    usage.add_argument("--since", type=_read(values.moment), metavar="WHEN", help=WHEN)
-    usage.add_argument("--until", type=_read(values.moment), metavar="WHEN", help="likewise; what ran before it")
+    usage.add_argument("--since", type=reader(values.moment), metavar="WHEN", help=WHEN)
+    usage.add_argument("--until", type=reader(values.moment), metavar="WHEN", help="likewise; what ran before it")
     usage.add_argument(
         "--by",
-        type=_read(groups),
+        type=reader(groups),
         default=["workspace", "model"],
         metavar="FIELDS",
         help=f"of {', '.join(GROUPS)}, with commas between them (default: workspace,model)",
     )
 
 
-def _asked(config: Config, ask: Callable[[Accounts], Awaitable[T]]) -> T:
-    """What the accounts of a store answer that is opened for it."""
+def with_store(config: Config, ask: Callable[[Store, Clock], Awaitable[T]]) -> T:
+    """What `ask` makes of a store that is opened for it."""
 
     async def go() -> T:
         clock = Clock()
@@ -141,9 +150,13 @@ def _asked(config: Config, ask: Callable[[Accounts], Awaitable[T]]) -> T:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             await store.migrate()
-            return await ask(Accounts(store, config, _who(), clock))
+            return await ask(store, clock)
 
     return asyncio.run(go())
+
+
+def _asked(config: Config, ask: Callable[[Accounts], Awaitable[T]]) -> T:
+    return with_store(config, lambda store, clock: ask(Accounts(store, config, who(), clock)))
 
 
 def _create_workspace(options: argparse.Namespace, config: Config) -> int:
@@ -156,6 +169,7 @@ def _create_workspace(options: argparse.Namespace, config: Config) -> int:
 
 def _set_workspace(options: argparse.Namespace, config: Config) -> int:
     change = {"plan": options.plan, "ceiling": options.ceiling, "spend_limit": options.spend_limit}
+    change["credits_low"] = options.credits_low
     return show(options, _asked(config, lambda accounts: accounts.set_workspace(options.name, **change)))
 
 
@@ -220,7 +234,7 @@ def _plans(options: argparse.Namespace, config: Config) -> int:
     return show(options, plans(config))
 
 
-def _read(read: Callable[[str], T], *, none: bool = False) -> Callable[[str], T | None]:
+def reader(read: Callable[[str], T], *, none: bool = False) -> Callable[[str], T | None]:
     """For argparse: its own message for a ValueError would not say why. With `none`, that word is None."""
 
     def argument(text: str) -> T | None:
@@ -240,7 +254,8 @@ def _rows(text: str) -> int:
     return int(text)
 
 
-def _who() -> str:
+def who() -> str:
+    """The operator's name in the audit."""
     try:
         return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
     except KeyError:  # docker --user 54321

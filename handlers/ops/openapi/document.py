@@ -45,6 +45,7 @@ def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
         tags.setdefault(operation.tag, operation.about)
         for method in sorted((route.methods or set()) - {"HEAD"}):
             item[method.lower()] = operation.described(method)
+    told = {str(type(event).__struct_config__.tag): _webhook(event, schemas) for event in examples.EVENTS}
     components = schemas.components()
     return {
         "openapi": "3.1.0",
@@ -57,6 +58,7 @@ def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
         "servers": [{"url": "/"}, {"url": ALIAS, "description": "The same routes."}],
         "tags": [{"name": name, "description": about} for name, about in tags.items()],
         "paths": paths,
+        "webhooks": told,
         "components": {
             "schemas": components,
             "responses": {f"Error{status}": _refusal(status, error) for status in words.STATUSES},
@@ -65,6 +67,21 @@ def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
             "securitySchemes": words.SECURITY,
         },
     }
+
+
+def _webhook(event: msgspec.Struct, schemas: Schemas) -> dict[str, Any]:
+    """An event as the request that its receiver gets."""
+    tag = str(event.__struct_config__.tag)
+    content = {"schema": schemas.of(type(event)), "example": msgspec.to_builtins(event)}
+    told = {
+        "operationId": f"webhook_{tag.replace('.', '_')}",
+        "summary": (inspect.getdoc(type(event)) or "").rstrip("."),
+        "parameters": [words.SIGNATURE],
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "responses": words.RECEIVED,
+        "security": [],
+    }
+    return {"post": told}
 
 
 class _Operation:

@@ -21,6 +21,8 @@ from handlers.door.errors import (
 from handlers.door.multipart import Upload
 from handlers.door.schemas import audio, chat, completions, embeddings, images, models, rerank, responses
 from handlers.ops import admin, cards
+from handlers.ops.webhooks import admin as webhooks
+from handlers.ops.webhooks import desk, events
 
 Named = dict[str, msgspec.Struct]
 
@@ -29,6 +31,17 @@ SEA = "What is Conch?"
 FILE = Upload("hello.wav")
 CREATED = 1_767_225_600
 USAGE = chat.Usage(12, 5, 17)
+WEBHOOK = (
+    "wh_4f6d8a",
+    "acme",
+    "https://example.com/acme",
+    ["credits.low"],
+    "",
+    CREATED * 1_000_000,
+    None,
+    None,
+    None,
+)
 KEY = ("key_4f6d8a", "acme", "website", "rp_live_3f9a", None, None, None, CREATED * 1_000_000, None, None, None, None)
 
 # A body's examples, and the task of the model that they name.
@@ -84,6 +97,14 @@ REQUESTS: dict[type[msgspec.Struct], tuple[str | None, Named]] = {
     admin.Grant: (None, {"credits": admin.Grant("25", "invoice 42")}),
     admin.KeyRequest: (None, {"for 90 days": admin.KeyRequest("acme", "website", expires="90d")}),
     admin.Rotation: (None, {"a day": admin.Rotation("24h")}),
+    webhooks.WebhookRequest: (
+        None,
+        {
+            "of the gateway": webhooks.WebhookRequest("https://example.com/conch"),
+            "of a workspace": webhooks.WebhookRequest("https://example.com/acme", ["credits.low"], "acme"),
+        },
+    ),
+    webhooks.WebhookChange: (None, {"disabled": webhooks.WebhookChange(enabled=False)}),
 }
 # What they are answered with; of a union the first. Of a stream, one event.
 ANSWERS: dict[type[msgspec.Struct], msgspec.Struct] = {
@@ -112,9 +133,35 @@ ANSWERS: dict[type[msgspec.Struct], msgspec.Struct] = {
     models.Health: models.Health("ok"),
     cards.KeyCard: cards.KeyCard(*KEY),
     cards.NewKey: cards.NewKey(*KEY, "rp_live_" + "3f9a" * 16),
-    cards.WorkspaceCard: cards.WorkspaceCard("acme", "pro", None, "100.00", "25.00", CREATED * 1_000_000),
+    cards.WorkspaceCard: cards.WorkspaceCard("acme", "pro", None, "100.00", "5.00", "25.00", CREATED * 1_000_000),
+    desk.WebhookCard: desk.WebhookCard(*WEBHOOK),
+    desk.NewWebhook: desk.NewWebhook(*WEBHOOK, "whsec_" + "3f9a" * 16),
+    desk.DeliveryCard: desk.DeliveryCard(
+        "dlv_4f6d8a",
+        "wh_4f6d8a",
+        "evt_4f6d8a",
+        "credits.low",
+        "delivered",
+        CREATED * 1_000_000,
+        1,
+        CREATED * 1_000_000,
+        None,
+        200,
+        None,
+    ),
     cards.AccountCard: cards.AccountCard("acme", "25.00", "0.00", "2026-01", "3.20", "100.00"),
 }
+EVENTS: tuple[events.Event, ...] = (
+    events.CreditsLowEvent("evt_4f6d8a", CREATED, data=events.CreditsLow("acme", "4.98", "5.00", None)),
+    events.KeyExpiringEvent(
+        "evt_4f6d8a",
+        CREATED,
+        data=events.KeyExpiring("acme", "key_4f6d8a", "website", "rp_live_3f9a", CREATED + 604_800),
+    ),
+    events.DeploymentDownEvent("evt_4f6d8a", CREATED, data=events.DeploymentDown("assistant", "Triton is away.")),
+    events.DeploymentUpEvent("evt_4f6d8a", CREATED, data=events.DeploymentUp("assistant")),
+    events.TestEvent("evt_4f6d8a", CREATED, data=events.Test("wh_4f6d8a")),
+)
 ERRORS: tuple[ApiError, ...] = (
     InvalidRequest("Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"),
     InvalidRequest(

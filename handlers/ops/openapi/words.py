@@ -94,6 +94,18 @@ PARAMETERS = {
         "schema": {"type": "string", "pattern": "^[0-9]{1,9}([.][0-9]{1,9})?$"},
     },
 }
+SIGNATURE = {
+    "name": "RunInfra-Signature",
+    "in": "header",
+    "required": True,
+    "description": "`t=<unix>,v1=<hex>`: HMAC-SHA256 of `<t>.<raw body>`; while a secret is rotated there are two v1.",
+    "schema": {"type": "string"},
+}
+RECEIVED = {
+    "2XX": {"description": "It has arrived."},
+    "410": {"description": "No more events are wanted: the webhook is disabled."},
+    "default": {"description": "It is sent again, later and later."},
+}
 SECURITY = {
     "key": {"type": "http", "scheme": "bearer", "description": "A key of a workspace or a pipeline: `rp_live_…`."},
     "admin": {"type": "http", "scheme": "bearer", "description": "CONCH_ADMIN_TOKEN, of the operator."},

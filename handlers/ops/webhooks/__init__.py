@@ -1,0 +1,1 @@
+"""Webhooks: events that are signed and sent to who asked for them."""
