@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.routing import Route
 
-    from handlers import chat, completions, embeddings, images, models, rerank, responses, speech, transcriptions
+    from handlers import (
+        chat,
+        completions,
+        embeddings,
+        images,
+        models,
+        pipeline,
+        rerank,
+        responses,
+        speech,
+        transcriptions,
+    )
     from handlers.ops import about, admin, health, openapi
     from handlers.ops.dashboard import Dashboard
     from handlers.ops.reload import Settings
@@ -44,6 +55,7 @@ else:  # each is imported when a request first comes for one of its handlers
     chat, completions, embeddings = Handlers("chat"), Handlers("completions"), Handlers("embeddings")
     images, models, rerank = Handlers("images"), Handlers("models"), Handlers("rerank")
     responses, speech, transcriptions = Handlers("responses"), Handlers("speech"), Handlers("transcriptions")
+    pipeline = Handlers("pipeline")
     about, admin, health = Handlers("ops.about"), Handlers("ops.admin"), Handlers("ops.health")
     openapi, webhooks = Handlers("ops.openapi"), Handlers("ops.webhooks.admin")
 
@@ -63,6 +75,7 @@ API: list[tuple[str, str, Handler]] = [
     ("POST", "/audio/speech", speech.create),
     ("POST", "/audio/transcriptions", transcriptions.create),
     ("POST", "/audio/translations", transcriptions.translate),
+    ("POST", "/pipeline", pipeline.create),
     ("GET", "/models", models.index),
     ("GET", "/responses/{id}", responses.show),
     ("DELETE", "/responses/{id}", responses.delete),

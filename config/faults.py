@@ -19,6 +19,7 @@ PRICED = {
 }
 RESERVED_SEGMENTS = frozenset(
     {"models", "chat", "completions", "responses", "embeddings", "images", "audio", "rerank", "metrics", "admin"}
+    | {"pipeline"}
 )
 
 
@@ -130,3 +131,10 @@ def _of_pipelines(config: "Config") -> Iterator[str]:
         for task, id in pipeline.models.items():
             if id not in by_id or by_id[id].task != task:
                 yield f"pipeline {pipeline.id!r}: {task} = {id!r} is no {task} model's id."
+        for name, task in (("system", "chat"), ("voice", "speech")):
+            if getattr(pipeline, name) is not None and task not in pipeline.models:
+                yield f"pipeline {pipeline.id!r}: {name} needs a model for {task}."
+        speaker = by_id.get(pipeline.models.get("speech", ""))
+        voices = speaker.speech.voices if speaker is not None else {}
+        if pipeline.voice is not None and voices and pipeline.voice not in voices:
+            yield f"pipeline {pipeline.id!r}: voice = {pipeline.voice!r} is none of {', '.join(voices)}."

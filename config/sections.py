@@ -316,6 +316,8 @@ class Pipeline(Section, frozen=True):
     id: PipelineId  # its place in paths; never a route's name
     workspace: Name  # whose keys may use it
     models: dict[Task, Name]  # task = the id of a model
+    system: str | None = None  # what its chat model is told first, in POST /v1/{pipelineId}/pipeline
+    voice: str | None = None  # in which its speech model speaks there, unless a request names another
 
 
 class Config(Section, frozen=True):

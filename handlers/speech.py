@@ -1,30 +1,16 @@
 """POST /audio/speech: a text in, sound out, as it is made."""
 
-import asyncio
 import base64
-import binascii
-import io
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from config import Speech as Settings
 from handlers.door.admission import reach
-from handlers.door.billing import Units, hold
-from handlers.door.conversation import check_extra, unsupported
-from handlers.door.errors import InvalidRequest
 from handlers.door.lifetime import Request
-from handlers.door.schemas.audio import Duration, SpeechAudioDelta, SpeechAudioDone, SpeechRequest, VoiceId
+from handlers.door.schemas.audio import Duration, SpeechAudioDelta, SpeechAudioDone, SpeechRequest
+from handlers.door.speaking import FORMAT, check, speak, voice_of
 from handlers.door.wire import ByteStream, Stream, encode
-from upstream.deployment import Deployment
-from upstream.fetch import FetchError, read_data_url
-from upstream.inference import Speak
-from upstream.media import MediaError, check_codecs
 from upstream.media.audio import FORMATS
-from upstream.speaking import Speech, SpeechBinding, Voice, read_voice
-
-MAX_RECORDING = 10 << 20  # bytes of ref_audio
-LISTED = 8  # voices that an error names
-ONLY = "default"  # the name of a model's only voice
+from upstream.speaking import Speech
 
 
 async def create(
@@ -32,41 +18,12 @@ async def create(
 ) -> Annotated[ByteStream, "audio/*"] | Stream[SpeechAudioDelta | SpeechAudioDone]:
     """Speak with the deployment that `model` names."""
     deployment = await reach(request, body.model, "speech")
-    sources = deployment.sources
-    check_extra(request, sources)
-    if not body.input.strip():
-        raise _invalid("input", "it has no words")
-    for field in ("language", "instructions"):
-        if getattr(body, field) and field not in sources:
-            raise unsupported(field, deployment)
-    settings = request.gateway.models[deployment.id].speech
-    voice = await _voice(body, deployment, settings)
-    speed = body.speed if body.speed != 1 else None
-    bound = "speed" in sources
-    job = Speak(
-        body.input,
-        wav=voice.wav,
-        wav_length=None if voice.wav is None else voice.wav.size,
-        wav_text=voice.text,
-        voice=voice.name,
-        speed=speed if bound else None,
-        language=body.language,
-        instructions=body.instructions or None,
-        extra=request.extra,
-    )
-    format = body.response_format or "mp3"
-    try:
-        check_codecs(f"make {format}")
-    except MediaError as error:
-        raise InvalidRequest(str(error), param="response_format", code="unsupported_format") from error
-    speech = Speech(deployment, job, format, tempo=1.0 if bound else speed or 1.0)
-    request.on_end(speech.close)
-    spoken = Units(characters=len(body.input))
-    await hold(request, deployment.id, spoken, stoppable=deployment.stops_inferences)
-    request.used = lambda: spoken if speech.seconds else Units()
+    check(request, body, deployment)
+    speech = await speak(request, body, deployment, await voice_of(request, body, deployment))
     if body.stream_format == "sse":
         return Stream(_frames(request, speech), lambda: _frame(SpeechAudioDone(Duration(round(speech.seconds, 3)))))
-    return ByteStream(_pieces(request, speech), [(b"content-type", FORMATS[format].content_type.encode())])
+    content_type = FORMATS[body.response_format or FORMAT].content_type
+    return ByteStream(_pieces(request, speech), [(b"content-type", content_type.encode())])
 
 
 async def _pieces(request: Request, speech: Speech) -> AsyncIterator[bytes]:
@@ -82,72 +39,3 @@ async def _frames(request: Request, speech: Speech) -> AsyncIterator[bytes]:
 
 def _frame(event: SpeechAudioDelta | SpeechAudioDone) -> bytes:
     return b"data: " + encode(event) + b"\n\n"
-
-
-async def _voice(body: SpeechRequest, deployment: Deployment, settings: Settings) -> Voice:
-    """The voice that is asked for, as the model takes it. Raises 400."""
-    binding = deployment.binding
-    assert isinstance(binding, SpeechBinding)
-    name = body.voice.id if isinstance(body.voice, VoiceId) else body.voice
-    if body.ref_audio is None:
-        if body.ref_text is not None:
-            raise _invalid("ref_text", "it says what 'ref_audio' says, which is missing")
-        return _stored(name or settings.default_voice, deployment, binding)
-    if not binding.imitates:
-        raise unsupported("ref_audio", deployment)
-    if name is not None:
-        raise _invalid("voice", "the voice is either this one or that of 'ref_audio'; send one of them")
-    if body.ref_text is not None and "voice.text" not in binding.sources:
-        raise unsupported("ref_text", deployment)
-    if not (body.ref_text or "").strip() and "voice.text" in binding.needs:
-        raise _invalid("ref_text", "this model needs the words that 'ref_audio' says")
-    data = _decoded(body.ref_audio)
-    try:
-        wav = await asyncio.to_thread(read_voice, io.BytesIO(data), settings.rate, settings.longest)
-    except MediaError as error:
-        raise InvalidRequest(f"Invalid 'ref_audio': {error}", param="ref_audio", code="invalid_audio") from error
-    return Voice(wav=wav, text=body.ref_text)
-
-
-def _stored(name: str | None, deployment: Deployment, binding: SpeechBinding) -> Voice:
-    voices: dict[str, Voice] = deployment.prepared
-    named = not voices and "voice.name" in binding.sources  # the profile lists none: the model knows them
-    if name is None:
-        if binding.needs & {"voice.wav", "voice.text", "voice.name"}:
-            listed = f": {_listed(voices)}" if voices else " or 'ref_audio'" if binding.imitates else ""
-            raise InvalidRequest(
-                f"Missing required parameter: 'voice'; the model {deployment.id!r} needs one{listed}.",
-                param="voice",
-                code="missing_required_parameter",
-            )
-        return Voice()
-    if named or name in voices:
-        return voices.get(name, Voice(name))
-    if not voices and name == ONLY and not binding.needs & {"voice.wav", "voice.text"}:
-        return Voice()
-    there = _listed(voices) if voices else "one, 'default'" if not binding.needs else "none; send 'ref_audio'"
-    raise _invalid("voice", f"the model {deployment.id!r} has no voice of this name; it has {there}")
-
-
-def _listed(voices: dict[str, Voice]) -> str:
-    names = list(voices)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
-
-
-def _decoded(text: str) -> bytes:
-    """The bytes of base64, or of a data: URL. Raises 400."""
-    try:
-        if text[:5].lower() == "data:":
-            return read_data_url(text, limit=MAX_RECORDING).body
-        if len(text) > MAX_RECORDING // 3 * 4 + 4:
-            raise FetchError(f"It has more than {MAX_RECORDING} bytes.")
-        return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
-    except FetchError as error:
-        raise InvalidRequest(f"Invalid 'ref_audio': {error}", param="ref_audio", code="invalid_audio") from error
-    except ValueError:
-        raise _invalid("ref_audio", "it is neither base64 nor a data: URL") from None
-
-
-def _invalid(param: str, why: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid {param!r}: {why}.", param=param, code="invalid_value")

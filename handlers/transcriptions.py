@@ -1,16 +1,13 @@
 """POST /audio/transcriptions and /audio/translations: a recording in, what is said in it out, also as it is heard."""
 
-import asyncio
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
-from functools import partial
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from handlers.door.admission import reach
-from handlers.door.billing import Units, hold
-from handlers.door.conversation import check_extra, unsupported
+from handlers.door.conversation import unsupported
 from handlers.door.errors import InvalidRequest
+from handlers.door.hearing import hear, language_of, pieces, text_of
 from handlers.door.lifetime import Request
 from handlers.door.schemas.audio import (
     Duration,
@@ -25,14 +22,9 @@ from handlers.door.schemas.audio import (
 )
 from handlers.door.wire import Bytes, Stream, encode
 from upstream.deployment import Deployment
-from upstream.inference import Transcribe
 from upstream.languages import LANGUAGES
-from upstream.media import MediaError
-from upstream.media.recording import Recording
-from upstream.tensors import Array
-from upstream.transcribing import Heard, Transcript, whisper_prefix
+from upstream.transcribing import Heard, Transcript
 
-NO_SOUND = Array("FP32", (0,), b"")
 PLAIN, VTT = "text/plain; charset=utf-8", "text/vtt; charset=utf-8"
 
 Written = Annotated[Bytes, "text/plain", "text/vtt"]
@@ -44,12 +36,12 @@ async def create(
     """Transcribe with the deployment that `model` names."""
     deployment = await reach(request, body.model, "transcription")
     _check_answer(body, deployment)
-    language = _language(body.language, request, deployment)
-    transcript, seconds = await _begin(request, body, deployment, "transcribe", language)
+    language = language_of(body.language, request, deployment)
+    transcript, seconds = await hear(request, body, deployment, "transcribe", language)
     if body.stream:
         return _Deltas(request, transcript).stream()
-    heard = [piece async for piece in _pieces(request, transcript)]
-    text, usage = _text(heard), Duration(seconds)
+    heard = [piece async for piece in pieces(request, transcript)]
+    text, usage = text_of(heard), Duration(seconds)
     if body.response_format in (None, "json"):
         return Transcription(text, usage)
     if body.response_format == "verbose_json":
@@ -69,13 +61,13 @@ async def translate(request: Request, body: TranslationRequest) -> Translation |
             param="model",
             code="model_not_supported",
         )
-    transcript, seconds = await _begin(request, body, deployment, "translate", settings.default_language)
-    heard = [piece async for piece in _pieces(request, transcript)]
+    transcript, seconds = await hear(request, body, deployment, "translate", settings.default_language)
+    heard = [piece async for piece in pieces(request, transcript)]
     if body.response_format in (None, "json"):
-        return Translation(_text(heard))
+        return Translation(text_of(heard))
     if body.response_format == "verbose_json":
         segments = _segments(heard, body.temperature)
-        return VerboseTranscription("translate", "english", seconds, _text(heard), segments)
+        return VerboseTranscription("translate", "english", seconds, text_of(heard), segments)
     return _written(heard, body.response_format)
 
 
@@ -95,67 +87,6 @@ def _check_answer(body: TranscriptionRequest, deployment: Deployment) -> None:
         raise _invalid("response_format", f"{body.response_format!r} cannot be streamed")
 
 
-def _language(asked: str | None, request: Request, deployment: Deployment) -> str | None:
-    """The code of the language, as asked for or by default. Raises 400 for one that the model does not know."""
-    settings = request.gateway.models[deployment.id].transcription
-    if asked is None:
-        return settings.default_language
-    code = asked.lower()
-    if code not in LANGUAGES:
-        raise _invalid("language", "it must be an ISO 639-1 code, such as 'en'")
-    if settings.languages and code not in settings.languages:
-        known = ", ".join(settings.languages)
-        raise _invalid("language", f"the model {deployment.id!r} knows {known}, and not {code!r}")
-    if not deployment.sources & {"language", "prefix"} and code != settings.default_language:
-        raise unsupported("language", deployment)
-    return code
-
-
-async def _begin(
-    request: Request, body: TranslationRequest, deployment: Deployment, task: str, language: str | None
-) -> tuple[Transcript, float]:
-    """The recording, read through and ready to be heard, and its length in seconds. Raises 400."""
-    sources = deployment.sources
-    check_extra(request, sources)
-    if body.prompt and not sources & {"prefix", "prompt"}:
-        raise unsupported("prompt", deployment)
-    if body.temperature and "temperature" not in sources:
-        raise unsupported("temperature", deployment)
-    job = Transcribe(
-        NO_SOUND,
-        language=language,
-        task=task,
-        prefix=whisper_prefix(language, task, body.prompt) if language and "prefix" in sources else None,
-        prompt=body.prompt or None,
-        temperature=body.temperature,
-        extra=request.extra,
-    )
-    try:
-        recording = await asyncio.to_thread(lambda: Recording(body.file.open()))
-    except MediaError as error:
-        raise _unreadable(error) from error
-    windowed = recording.seconds > request.gateway.models[deployment.id].transcription.window
-    await hold(request, deployment.id, _sound(recording.most)(), stoppable=windowed or deployment.stops_inferences)
-    return Transcript(deployment, recording, job), round(recording.seconds, 3)
-
-
-async def _pieces(request: Request, transcript: Transcript) -> AsyncGenerator[Heard, None]:
-    try:
-        async with aclosing(transcript.pieces()) as pieces:
-            async for piece in pieces:
-                request.upstream_seconds = transcript.upstream_seconds
-                request.used = _sound(piece.end)
-                yield piece
-    except MediaError as error:
-        raise _unreadable(error) from error
-    request.upstream_seconds = transcript.upstream_seconds
-    request.used = _sound(transcript.recording.heard)  # silence has no pieces
-
-
-def _sound(seconds: float) -> Callable[[], Units]:
-    return partial(Units, milliseconds=round(seconds * 1000))
-
-
 class _Deltas:
     """A transcript as events; the last one tells it whole."""
 
@@ -168,7 +99,7 @@ class _Deltas:
         return Stream(self._frames(), lambda: _frame(TranscriptTextDone(self._text)))
 
     async def _frames(self) -> AsyncIterator[bytes]:
-        async for heard in _pieces(self._request, self._transcript):
+        async for heard in pieces(self._request, self._transcript):
             delta = heard.text if self._text else heard.text.lstrip()
             self._text += delta
             if delta:
@@ -177,10 +108,6 @@ class _Deltas:
 
 def _frame(event: TranscriptTextDelta | TranscriptTextDone) -> bytes:
     return b"data: " + encode(event) + b"\n\n"
-
-
-def _text(heard: list[Heard]) -> str:
-    return "".join(piece.text for piece in heard).strip()
 
 
 def _segments(heard: list[Heard], temperature: float | None) -> list[Segment]:
@@ -217,7 +144,7 @@ def _written(heard: list[Heard], format: str | None) -> Bytes:
         escaped = [_line(cue).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for cue in cues]
         blocks = [f"{_times(cue, '.')}\n{line}\n\n" for cue, line in zip(cues, escaped, strict=True)]
         return _bytes(VTT, "WEBVTT\n\n" + "".join(blocks))
-    return _bytes(PLAIN, _text(heard) + "\n")
+    return _bytes(PLAIN, text_of(heard) + "\n")
 
 
 def _bytes(content_type: str, text: str) -> Bytes:
@@ -237,10 +164,6 @@ def _clock(seconds: float, mark: str) -> str:
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
     minutes, second = divmod(whole, 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{mark}{milliseconds:03}"
-
-
-def _unreadable(error: MediaError) -> InvalidRequest:
-    return InvalidRequest(f"Invalid 'file': {error}", param="file", code="invalid_audio")
 
 
 def _invalid(param: str, why: str) -> InvalidRequest:

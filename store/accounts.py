@@ -86,7 +86,7 @@ def settle(asks: Sequence[Hold | Closing], now: int) -> Script[list[Held | None]
         if isinstance(ask, Hold):
             wanted.setdefault(ask.workspace, []).append(ask)
         else:
-            closings.append(ask)
+            closings += (ask, *ask.also)
     moved = (yield from _close(closings, this_month)) if closings else {}
     answers: dict[str, Held] = {}
     granted: list[tuple[object, ...]] = []

@@ -174,7 +174,7 @@ class Claimed(msgspec.Struct):
 class Closing(msgspec.Struct):
     """The end of a request: its hold goes back, its usage is charged, its claim gets the answer or becomes free.
 
-    The same one again changes nothing.
+    The same one again changes nothing. `also`: those of its stages, in the same transaction.
     """
 
     id: str
@@ -184,6 +184,7 @@ class Closing(msgspec.Struct):
     answer: Recorded | None = None
     expires_at: int = 0
     failure: Failure | None = None
+    also: list["Closing"] = []
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -184,8 +184,8 @@ def test_every_request_example_is_answered_as_it_says(shop: Shop) -> None:
     count = 0
     for method, path, operation in sorted(shop.operations(), key=lambda each: each[:2]):
         body = operation.get("requestBody")
-        if body is None or "{id}" in path or "{pipeline}" in path:
-            continue
+        if body is None or "{id}" in path or "{pipeline}" in path or path == "/v1/pipeline":
+            continue  # the last needs a key of a pipeline: tests/test_pipeline.py
         ((kind, media),) = body["content"].items()
         for name, example in media["examples"].items():
             sent = dict(example["value"])
@@ -260,7 +260,7 @@ def test_a_method_that_is_not_told_is_a_405(shop: Shop) -> None:
 
 
 def _first_example(body: dict[str, Any]) -> dict[str, Any]:
-    ((kind, media),) = body["content"].items()
+    kind, media = next(iter(body["content"].items()))
     return _as_body(kind, next(iter(media["examples"].values()))["value"])
 
 

@@ -307,6 +307,7 @@ class Line:
         there = await asyncio.open_connection(*self._to)
         self._open |= {writer, there[1]}
         await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
+        self._open -= {writer, there[1]}
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -445,11 +446,14 @@ async def test_a_receiver_that_is_gone_is_disabled(shop: Conch, receiver: Receiv
 
 
 async def test_a_receiver_that_says_nothing_is_not_waited_for(shop: Conch) -> None:
-    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    writers: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
     made = create(shop, f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/")
     await asyncio.to_thread(_fails, shop, "webhooks", "test", made["id"])
     (sent,) = deliveries(shop)
     assert sent["error"] == "The URL did not answer in full within 2 seconds."
+    for writer in writers:
+        writer.close()
     silent.close()
 
 

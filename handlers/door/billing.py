@@ -49,7 +49,7 @@ class Tariff:
 class Bill:
     """What one request owes: credits that it holds, usage to be paid, an idempotency key to be answered for."""
 
-    __slots__ = ("_at", "_ended", "_request", "_tariff", "claim", "held", "model", "most", "usage")
+    __slots__ = ("_at", "_ended", "_request", "_tariff", "claim", "held", "model", "most", "stages", "usage")
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -61,6 +61,7 @@ class Bill:
         self.held = False
         self.claim: bytes | None = None
         self.usage: Usage | None = None  # what ran, once it is settled
+        self.stages: list[Bill] = []  # of its models, where it asks several: what each owes is settled with it
         request.on_end(self.release)
 
     async def hold(self, model: str, most: Units, *, stoppable: bool) -> None:
@@ -94,6 +95,8 @@ class Bill:
         `headers` and `body` are the answer's, for who asks again with the same key. Raises StoreUnavailable.
         """
         closing = self._closing(whole=True, used=self._request.used)
+        closing.also = [stage._closed() for stage in self.stages]
+        self.usage = next((each.usage for each in self.stages if each.model == self._request.model), self.usage)
         if closing.claim is not None:
             settings = self._request.gateway.config.idempotency
             kept = body if len(body) <= settings.max_body else None
@@ -112,8 +115,14 @@ class Bill:
             store.teller.release(closing)  # the client left at the last moment: all of it ran
             raise
         except BaseException:
-            self._ended = False
+            for each in (self, *self.stages):
+                each._ended = False
             raise
+
+    def _closed(self) -> Closing:
+        """Of a stage, which ends with the whole."""
+        self._ended = True
+        return self._closing(whole=True, used=self._request.used)
 
     async def _settle_large(self, closing: Closing) -> None:
         """Beside the loop; in it, where the database is away or busy: the teller tries again."""

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -72,8 +72,8 @@ class Endpoint:
 
     The request passes its `gate` first. A body is read only by a handler that takes one, and may be left out where it
     has a default; so is a query. `headers` are those of an answer in JSON. A body's Struct may have `mend(fields)`,
-    which is called when a body does not fit: before it is read again. `route`, "POST /v1/rerank", is its name in what
-    is counted, whatever path it was reached by.
+    which is called when a body does not fit: before it is read again; a form with `or_json` may be JSON too. `route`,
+    "POST /v1/rerank", is its name in what is counted, whatever path it was reached by.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Endpoint:
         self._takes_extra = getattr(self.body, "takes_extra", False)
         self._mend: Callable[[dict[str, Any]], None] | None = getattr(self.body, "mend", None)
         self._query: type[msgspec.Struct] | None = hints.get("query")
+        self._or_json = getattr(self.body, "or_json", False)
         self._form = _FormFields(self.body) if self.body is not None and issubclass(self.body, FormBody) else None
 
     async def serve(self, request: Request) -> None:
@@ -126,7 +127,7 @@ class Endpoint:
     async def _answer(self, request: Request) -> Any:
         """The handler's answer to the body; or the recorded one, where this is the same request again."""
         key = idempotency.given(request, refused=self.shown_once)
-        if self._form is not None:
+        if self._form is not None and not (self._or_json and _is_json(request)):
             form = await self._form.read(request, digested=key is not None)
             if key is not None and (recorded := await idempotency.claim(request, key, fingerprint(form))):
                 return recorded
@@ -175,6 +176,11 @@ class Endpoint:
         return sent
 
 
+def _is_json(request: Request) -> bool:
+    content_type = request.header(b"content-type") or b""
+    return content_type.partition(b";")[0].strip().lower() == b"application/json"
+
+
 def _read_query(request: Request, query: type[T]) -> T:
     """The query of the URL; a field NAME[] may come several times. Raises 400."""
     sent: dict[str, Any] = {}
@@ -208,7 +214,9 @@ class _FormFields:
         hints = get_type_hints(body)
         names = dict(zip(body.__struct_fields__, body.__struct_encode_fields__, strict=True))
         self.lists = frozenset(name for name in names.values() if name.endswith("[]"))
-        self.files = frozenset(name for field, name in names.items() if hints[field] is Upload)
+        self.files = frozenset(
+            name for field, name in names.items() if Upload in (hints[field], *get_args(hints[field]))
+        )
 
     async def read(self, request: Request, *, digested: bool) -> Form:
         """The parts in their order. Raises 400, 408, 413, 415."""

@@ -147,12 +147,24 @@ class _Operation:
         return parameters
 
     def _request_body(self, body: type[msgspec.Struct]) -> dict[str, Any]:
-        media: dict[str, Any] = {"schema": self._schemas.of(body)}
         shown = examples.requests(body, self._models)
-        if shown:
-            media["examples"] = shown
-        kind = "multipart/form-data" if issubclass(body, FormBody) else "application/json"
-        return {"required": self._endpoint.needs_body, "content": {kind: media}}
+        if not issubclass(body, FormBody):
+            content = {"application/json": shown}
+        elif not getattr(body, "or_json", False):
+            content = {"multipart/form-data": shown}
+        else:
+            files = {name: each for name, each in shown.items() if "file" in each["value"]}
+            content = {
+                "multipart/form-data": files,
+                "application/json": {name: each for name, each in shown.items() if name not in files},
+            }
+        return {
+            "required": self._endpoint.needs_body,
+            "content": {
+                kind: {"schema": self._schemas.of(body)} | ({"examples": each} if each else {})
+                for kind, each in content.items()
+            },
+        }
 
     def _success(self, idempotent: bool) -> dict[str, Any]:
         content: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from handlers.door.errors import (
     Unauthenticated,
 )
 from handlers.door.multipart import Upload
-from handlers.door.schemas import audio, chat, completions, embeddings, images, models, rerank, responses
+from handlers.door.schemas import audio, chat, completions, embeddings, images, models, pipeline, rerank, responses
 from handlers.ops import admin, cards
 from handlers.ops.webhooks import admin as webhooks
 from handlers.ops.webhooks import desk, events
@@ -92,6 +92,13 @@ REQUESTS: dict[type[msgspec.Struct], tuple[str | None, Named]] = {
     audio.SpeechRequest: ("speech", {"mp3": audio.SpeechRequest("Good morning.", voice="alloy")}),
     audio.TranscriptionRequest: ("transcription", {"file": audio.TranscriptionRequest(FILE, response_format="json")}),
     audio.TranslationRequest: ("transcription", {"file": audio.TranslationRequest(FILE, response_format="json")}),
+    pipeline.PipelineRequest: (
+        None,
+        {
+            "file": pipeline.PipelineRequest(FILE, response_format="wav"),
+            "base64": pipeline.PipelineRequest(audio="UklGRg==", stream=True),
+        },
+    ),
     admin.NewWorkspace: (None, {"on a plan": admin.NewWorkspace("acme", "pro", spend_limit_usd="100")}),
     admin.WorkspaceChange: (None, {"plan": admin.WorkspaceChange(plan="team")}),
     admin.Grant: (None, {"credits": admin.Grant("25", "invoice 42")}),
@@ -128,6 +135,18 @@ ANSWERS: dict[type[msgspec.Struct], msgspec.Struct] = {
     audio.Translation: audio.Translation("Good morning."),
     audio.SpeechAudioDelta: audio.SpeechAudioDelta("SUQzBA=="),
     audio.TranscriptTextDelta: audio.TranscriptTextDelta("Good"),
+    pipeline.PipelineAnswer: pipeline.PipelineAnswer(
+        "turn-7f0c",
+        CREATED,
+        "pipe_voice",
+        pipeline.PipelineModels("listener", "assistant", "voice"),
+        SEA,
+        "A gateway.",
+        "stop",
+        pipeline.PipelineAudio("SUQzBA==", "mp3"),
+        pipeline.PipelineUsage(audio.Duration(0.9), USAGE, pipeline.SpokenUsage(10, 0.8)),
+    ),
+    pipeline.TranscriptDelta: pipeline.TranscriptDelta("What is"),
     models.ModelCard: models.ModelCard("assistant", CREATED, "conch"),
     models.ModelList: models.ModelList([models.ModelCard("assistant", CREATED, "conch")]),
     models.Health: models.Health("ok"),

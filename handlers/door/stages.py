@@ -1,0 +1,96 @@
+"""A request that asks several models, one after another: each is held, paid and blamed as a request of its own."""
+
+import asyncio
+import time
+from typing import Any
+
+from handlers.door.billing import bill
+from handlers.door.errors import ApiError
+from handlers.door.lifetime import Headers, Release, Request
+
+
+class Stage(Request):
+    """One model's part of a request, for all that takes a request to ask a model: its own id, credits and usage.
+
+    Whether the client is there, and what was sent, is the whole request's. All stages are settled with it, in one
+    transaction. Where a later one fails, a stage is paid that is `kept`: the client has what it made.
+    """
+
+    def __init__(self, request: Request, name: str) -> None:
+        self.request, self.name = request, name
+        self.id = f"{request.id}-{name}"
+        self.gateway, self.scope, self.path_params = request.gateway, request.scope, request.path_params
+        self.connection, self.exchange = request.connection, request.exchange
+        self.authority, self.take, self.unchecked = request.authority, request.take, request.unchecked
+        self.extra: dict[str, Any] = {}
+        self.model = self.used = self.kept = self.bill = None
+        self._before = request.upstream_seconds
+        self._done = False
+
+    def begin(self) -> None:
+        """From now on an error is this stage's, and there is something to pay."""
+        self.started_at = time.perf_counter()
+        self._before = self.request.upstream_seconds
+        self.request.renamed = self._named
+        bill(self.request).stages.append(bill(self))
+
+    async def end(self, *, kept: bool) -> None:
+        """All of it ran; `kept`: the client has it. One that has left meanwhile hears no more."""
+        self._done = True
+        if kept:
+            self.kept = self.used
+        request = self.request
+        request.finishes = request.bill is not None and request.bill.claim is not None
+        if self.exchange.disconnected:
+            request.leave()
+            await asyncio.sleep(0)  # where it is cancelled, unless it is to finish
+
+    def on_end(self, release: Release) -> None:
+        """With the whole."""
+        self.request.on_end(release)
+
+    def keep_alive(self, headers: Headers) -> None:
+        """Of the whole."""
+        self.request.keep_alive(headers)
+
+    def _named(self, error: ApiError) -> ApiError:
+        error.message = f"In the stage {self.name!r}: {error.message}"
+        return error
+
+    @property
+    def failed(self) -> int:
+        """The status of the error that ended it; of one that was over, none did."""
+        return 0 if self._done else self.request.failed
+
+    @property
+    def left(self) -> bool:  # type: ignore[override]
+        """As the whole."""
+        return self.request.left
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        """As the whole."""
+        return self.request.started
+
+    @property
+    def place(self) -> str | None:  # type: ignore[override]
+        """As the whole."""
+        return self.request.place
+
+    @property
+    def finishes(self) -> bool:
+        """As the whole."""
+        return self.request.finishes
+
+    @finishes.setter
+    def finishes(self, value: bool) -> None:
+        self.request.finishes = value
+
+    @property
+    def upstream_seconds(self) -> float:
+        """Its own; the whole has the sum."""
+        return self.request.upstream_seconds - self._before
+
+    @upstream_seconds.setter
+    def upstream_seconds(self, value: float) -> None:
+        self.request.upstream_seconds = self._before + value
