@@ -209,7 +209,7 @@ async def _upload(request: Request, body: PipelineRequest) -> Upload:
         raise InvalidRequest(
             "Send the recording: as 'file' in multipart/form-data, or as base64 in 'audio'; one of them.",
             param="file",
-            code="missing_required_parameter" if body.file is None else "invalid_value",
+            code="missing_required_parameter",
         )
     if body.file is not None:
         return body.file
