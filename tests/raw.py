@@ -109,6 +109,10 @@ class Wire:
         assert self._line() == b""
         return data
 
+    def read(self, size: int) -> bytes:
+        """The next so many bytes. EOFError: there are fewer."""
+        return self._exactly(size)
+
     def rest(self) -> bytes:
         """Whatever still comes until the server closes."""
         return self._file.read()

@@ -219,3 +219,25 @@ def test_a_reader_that_stops(tight: tuple[Conch, str], triton: Triton) -> None:
             list(iter(wire.chunk, b""))
     assert model.since("finished") == 0
     assert serves(conch)
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_a_reader_of_a_whole_answer_that_stops(tight: tuple[Conch, str], triton: Triton, connection: str) -> None:
+    """What is left of the answer does not wait for ever; who only reads slowly gets all of it."""
+    conch, key = tight
+    process, size = Process(conch, triton), 12_000_000
+    body = script(*["x" * 4_000_000] * 3)
+    with Wire(conch.url, receive_buffer=4096) as stopped, Wire(conch.url, receive_buffer=1 << 16) as slow:
+        for wire in (stopped, slow):
+            wire.request("POST", PATH, body, **bearer(key), connection=connection)
+        address = f"0100007F:{stopped.socket.getsockname()[1]:04X}"
+        started = time.monotonic()
+        got = slow.read(1)
+        while address in process.clients():
+            assert time.monotonic() - started < 15
+            got += slow.read(150_000)
+            time.sleep(0.05)
+        assert len(got) < size / 2, "the one that reads was still reading"
+        assert time.monotonic() - started > 1
+        assert len(got + slow.read(size - len(got))) == size
+    assert serves(conch)

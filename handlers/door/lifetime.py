@@ -305,6 +305,8 @@ class Request:
                 self._keep_alive.cancel()
             if not self.body_read:
                 connection.discard_body()
+            if self.exchange.transport.get_write_buffer_size():
+                connection.await_taken(self.gateway.config.server.write_timeout)
 
     async def _answer(self, error: ApiError) -> None:
         if not self.started:

@@ -294,6 +294,20 @@ class HeadProtocol(HttpToolsProtocol):
         if self.cycle.response_complete and not self._in_head:
             self._close_timer = self.loop.call_later(self.linger, self.transport.close)
 
+    def await_taken(self, seconds: float) -> None:
+        """The rest of an answer waits here for its client: who takes none of it for so long has left."""
+        left = self.transport.get_write_buffer_size()
+        if left:
+            self.loop.call_later(seconds, self._look_at_rest, self.served, left, seconds)
+
+    def _look_at_rest(self, of: Exchange | None, before: int, seconds: float) -> None:
+        if of is not self.served:
+            return  # the answer after it has its own look
+        if self.transport.get_write_buffer_size() < before:
+            self.await_taken(seconds)
+        else:
+            self.transport.abort()
+
     def break_off(self) -> None:
         """Close within an answer's body, without its end: the client must not take what it has for the whole."""
         self.cycle.disconnected = True  # for uvicorn: nothing more of this answer is to come

@@ -17,7 +17,7 @@ class _Printer:
 
     def __init__(self, out: TextIO) -> None:
         self.loop = asyncio.get_running_loop()
-        self.served = self.flow = self
+        self.served = self.flow = self.transport = self
         self.status = 0
         self._out = out
 
@@ -29,6 +29,10 @@ class _Printer:
     def write(self, head: bytes, body: bytes, *, last: bool) -> None:
         """Print a piece of the answer."""
         self._out.write(body.decode())
+
+    def get_write_buffer_size(self) -> int:
+        """All of it is out."""
+        return 0
 
     def take_body(self) -> bytes:
         """There is none."""
