@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import growth, peers, report
+from bench import growth, many, peers, report
 from bench.load import measure
 from bench.report import ROOT, Figure, Samples
 from bench.scenarios import SCENARIOS, Scenario
@@ -42,7 +42,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("--only", metavar="NAMES", help=f"some of {', '.join([*SCENARIOS, *growth.NAMES])}")
+    parser.add_argument(
+        "--only", metavar="NAMES", help=f"some of {', '.join([*SCENARIOS, *growth.NAMES, *many.CROWDS])}"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, help=f"per measurement: {SECONDS}, with peers {PEERS_SECONDS}")
     parser.add_argument("--base", metavar="REVISION", help="measure this revision beside the working tree")
@@ -50,7 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--unmetered", action="store_true", help="also without limits and ledger: what these cost")
     options = parser.parse_args()
     options.seconds = options.seconds or (PEERS_SECONDS if options.peers else SECONDS)
-    known = [*SCENARIOS, *growth.NAMES]
+    known = [*SCENARIOS, *growth.NAMES, *many.CROWDS]
     options.only = options.only.split(",") if options.only else peers.SCENARIOS if options.peers else known
     if unknown := set(options.only) - set(known):
         parser.error(f"no scenario is called {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
@@ -74,6 +76,10 @@ def run(options: argparse.Namespace) -> tuple[Samples, list[Figure]]:
         if "workers" in options.only:
             samples["workers"], figure = growth.workers(folder, behind, options.rounds, options.seconds)
             figures.append(figure)
+        if crowds := [name for name in many.CROWDS if name in options.only]:
+            crowded, told = many.measure(crowds, folder, behind)
+            samples |= crowded
+            figures += told
         return samples, figures
 
 

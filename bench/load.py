@@ -8,11 +8,13 @@ import resource
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench import paced
-from bench.scenarios import PACED_INTERVAL, Scenario
+from bench.scenarios import Scenario
 from bench.targets import LOAD_CORE, SYSTEM_CORE, BenchError, Target, Upstreams
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
@@ -45,13 +47,13 @@ def measure(target: Target, behind: Upstreams, scenario: Scenario, seconds: floa
     return min(samples, key=lambda sample: sample.foreign)
 
 
-def resident(root: int) -> float:
-    """MiB of memory that a process and its descendants have, what they share counted in each."""
+def resident(root: int, line: Literal["VmRSS", "VmHWM"] = "VmRSS") -> float:
+    """MiB of memory that a process and its descendants have, what they share counted in each; VmHWM: had at most."""
     total = 0
     for pid in tree(root):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                total += int(line.split()[1])
+        for told in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if told.startswith(f"{line}:"):
+                total += int(told.split()[1])
     return total / 1024
 
 
@@ -87,9 +89,14 @@ def _await_quiet(target: Target, behind: Upstreams) -> None:
 
 
 def _measure(target: Target, behind: Upstreams, scenario: Scenario, seconds: float) -> Sample:
+    return sampled(target, behind, lambda: (_paced if scenario.paced else _wrk)(target, scenario, seconds))
+
+
+def sampled(target: Target, behind: Upstreams, run: Callable[[], dict[str, float]]) -> Sample:
+    """What a load did to its target. `run` returns its requests, its seconds, and their p50 and p99 in ms."""
     started, busy, mine = time.monotonic(), _busy(), _mine(target, behind)
     used = _used(target)
-    result = (_paced if scenario.paced else _wrk)(target, scenario, seconds)
+    result = run()
     used = _used(target) - used
     foreign = (_busy() - busy) - (_mine(target, behind) - mine)
     return Sample(
@@ -125,13 +132,18 @@ def _wrk(target: Target, scenario: Scenario, seconds: float) -> dict[str, float]
     return result
 
 
-def _paced(target: Target, scenario: Scenario, seconds: float) -> dict[str, float]:
+def request(target: Target, scenario: Scenario, seconds: float) -> bytes:
+    """The request for a paced stream that takes so long, on a connection of its own."""
     body = scenario.lasting(seconds)
     heads = {"Host": "bench", "Content-Length": str(len(body)), "Connection": "close", **target.heads(scenario)}
     lines = [f"POST {target.path(scenario)} HTTP/1.1", *(f"{name}: {value}" for name, value in heads.items()), "", ""]
-    request = "\r\n".join(lines).encode() + body
+    return "\r\n".join(lines).encode() + body
+
+
+def _paced(target: Target, scenario: Scenario, seconds: float) -> dict[str, float]:
+    asked, events = request(target, scenario, seconds), round(seconds / scenario.interval)
     try:
-        return paced.run(target.port, request, scenario.connections, round(seconds / PACED_INTERVAL), seconds)
+        return paced.run(target.port, asked, scenario.connections, events, seconds)
     except (OSError, paced.PacedError) as error:
         raise BenchError(f"{target.name}, {scenario.name}: {error}") from error
 

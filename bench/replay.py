@@ -126,7 +126,8 @@ class Exchange(asyncio.Protocol):
 async def serve(port: int, interval: float, slots: int) -> None:
     """Listen on 127.0.0.1 until the process ends."""
     metronome = Metronome(interval, slots)
-    server = await asyncio.get_running_loop().create_server(lambda: Exchange(metronome), "127.0.0.1", port)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Exchange(metronome), "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
 
 

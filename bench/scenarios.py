@@ -37,10 +37,11 @@ class Scenario:
     content_type: str = "application/json"
     events: int = 0
     paced: bool = False
+    interval: float = PACED_INTERVAL  # seconds between two events of a paced one
 
     def lasting(self, seconds: float) -> bytes:
         """The body of a paced stream that takes so long."""
-        return self.body.replace(b'"max_tokens":0', b'"max_tokens":%d' % round(seconds / PACED_INTERVAL))
+        return self.body.replace(b'"max_tokens":0', b'"max_tokens":%d' % round(seconds / self.interval))
 
 
 def chat(content: str = "What does a gateway in front of Triton do for us?", **fields: Any) -> bytes:

@@ -63,15 +63,22 @@ def upstreams(folder: Path) -> Iterator[Upstreams]:
     """Both upstreams, on the load's core."""
     home = folder / "triton"
     home.mkdir()
-    port, paced = free_port(), free_port()
-    slots = f"--interval {PACED_INTERVAL} --slots {PACED_STREAMS}".split()
-    command = [sys.executable, "-m", "bench.replay", "--port", str(paced), *slots]
+    port = free_port()
     with (
         _nginx(home, nginx.triton(port, home), port, LOAD_CORE) as pid,
-        process(command, HERE.parent, folder / "replayer.log", [LOAD_CORE]) as replayer,
+        replayer(folder, "replayer", PACED_INTERVAL, PACED_STREAMS) as paced,
     ):
-        await_ready(replayer, paced, folder / "replayer.log")
-        yield Upstreams(Target("triton", pid, port), Target("upstream", replayer.pid, paced))
+        yield Upstreams(Target("triton", pid, port), paced)
+
+
+@contextlib.contextmanager
+def replayer(folder: Path, name: str, interval: float, slots: int) -> Iterator[Target]:
+    """The paced upstream, on the load's core."""
+    port, log = free_port(), folder / f"{name}.log"
+    command = f"{sys.executable} -m bench.replay --port {port} --interval {interval} --slots {slots}".split()
+    with process(command, HERE.parent, log, [LOAD_CORE]) as serving:
+        await_ready(serving, port, log)
+        yield Target("upstream", serving.pid, port)
 
 
 @contextlib.contextmanager
@@ -136,7 +143,7 @@ def ask(target: Target, scenario: Scenario, body: bytes) -> tuple[int, bytes]:
 
 def check(target: Target, scenario: Scenario, behind: Upstreams) -> None:
     """Raise BenchError unless the answer is the right one, whole: of a proxy, what its upstream says."""
-    body = scenario.lasting(4 * PACED_INTERVAL) if scenario.paced else target.body(scenario)
+    body = scenario.lasting(4 * scenario.interval) if scenario.paced else target.body(scenario)
     status, answer = ask(target, scenario, body)
     if target.api is not None:
         right = status == 200 and scenario.right(answer)
