@@ -61,6 +61,9 @@ screenshots: setup-test  ## docs/screenshots anew, from the dashboard's tests
 crash: setup-run  ## kill -9 the gateway 50 times under load, and reconcile its books
 	@$(VENV) scripts/crash.py $(ARGS)
 
+soak: setup-run  ## every endpoint for MINUTES=30, some abandoned, some broken: what grows, and whether the books are right
+	@$(VENV) scripts/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
 docs: setup-check  ## docs/configuration.md, from the settings' own types and comments
 	@$(VENV) scripts/settings.py
 
@@ -86,5 +89,5 @@ clean:  ## remove the virtual environments, caches and var/
 setup-%:
 	@$(PYTHON) scripts/setup.py $*
 
-.PHONY: help run serve triton test test-sdk chaos check check-deploy bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots fuzz
+.PHONY: help run serve triton test test-sdk chaos check check-deploy bench bench-peers profile binary crash lock lock-peers clean docs bench-cold screenshots fuzz soak
 .DEFAULT_GOAL := help

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from config import PLANS
 from handlers.door.admission import judge
 from scripts.load import FREE, KEYED, PRICED, Target
+from scripts.telling import TOLD
 from store import Store, accounts, ledger, open_store
 from store.teller import Clock
 
@@ -80,11 +83,13 @@ class Process:
         self._follower: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, settings: Path, store: str, target: Target, log: list[str]) -> Process:
+    async def start(
+        cls, settings: Path, store: str, target: Target, log: list[str], program: Sequence[str] = ("app.py",)
+    ) -> Process:
         """Returns when it listens, and `target` says where. Raises NotStarted."""
         started = cls(
             await asyncio.create_subprocess_exec(
-                *("setpriv", "--pdeathsig", "KILL", sys.executable, "app.py", "serve", "--config", str(settings)),
+                *("setpriv", "--pdeathsig", "KILL", sys.executable, *program, "serve", "--config", str(settings)),
                 cwd=ROOT,
                 env={**_environment(), "CONCH_STORE__URL": store},
                 stdin=asyncio.subprocess.DEVNULL,
@@ -95,6 +100,19 @@ class Process:
         )
         await started._await_address()
         return started
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def holds(self) -> tuple[int, int]:
+        """Of scripts.telling: its tasks, and the objects that only the collector finds. Raises TimeoutError."""
+        said = len(self._log)
+        self._process.send_signal(signal.SIGUSR1)
+        async with asyncio.timeout(10):
+            while not (told := TOLD.search("".join(self._log[said:]))):  # noqa: ASYNC110 - a log tells no event
+                await asyncio.sleep(0.05)
+        return int(told[1]), int(told[2])
 
     async def kill(self) -> None:
         """kill -9, unless it has ended."""

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from uuid import UUID
 
 PATH = "/v1/chat/completions"
@@ -28,11 +29,22 @@ Chosen = Callable[[random.Random], "Ask"]
 
 @dataclass(frozen=True)
 class Ask:
-    """A chat request. Its client leaves once `patience` pieces of the body have come, if it has no more of it."""
+    """A request, of a chat unless `path` says otherwise; `cost` in nano-dollars, where its answer counts no tokens.
+
+    Its client leaves once `patience` pieces of the answer's body have come, or after so many seconds, `leaves`, or
+    when it has sent so many bytes, if it has no more of it.
+    """
 
     body: bytes
     key: str | None = None
     patience: int | None = None
+    leaves: float | None = None
+    sends: int | None = None
+    path: str = PATH
+    method: str = "POST"
+    content_type: str = "application/json"
+    kind: str = "chat"
+    cost: int | None = None
 
 
 @dataclass
@@ -112,17 +124,27 @@ def choose(models: Sequence[str], keyed: float) -> Chosen:
 class Load:
     """So many `clients`, spread over `targets`, that each ask again as soon as they are answered.
 
-    `seen` is in the order of the ends. Of the requests, `repeats` are one with a key that was sent before, once more.
+    They make at most about `rate` requests per second together. `seen` is in the order of the ends. Of the requests,
+    `repeats` are one with a key that was sent before, once more.
     """
 
     def __init__(
-        self, targets: Sequence[Target], secret: str, chosen: Chosen, *, clients: int, seed: int, repeats: float = 0.15
+        self,
+        targets: Sequence[Target],
+        secret: str,
+        chosen: Chosen,
+        *,
+        clients: int,
+        seed: int,
+        repeats: float = 0.15,
+        rate: float = inf,
     ) -> None:
         self.seen: list[Seen] = []
         self._progress = asyncio.Condition()
         self._targets, self._secret, self._chosen = targets, secret, chosen
         self._dice, self._repeats = random.Random(seed), repeats
         self._keyed: list[Ask] = []
+        self._pause = clients / rate
         self._stopping = False
         self._clients = [asyncio.create_task(self._ask_on(targets[n % len(targets)])) for n in range(clients)]
 
@@ -161,6 +183,8 @@ class Load:
         client = Client(target, self._secret)
         try:
             while not self._stopping:
+                if self._pause:
+                    await asyncio.sleep(self._dice.expovariate(1 / self._pause))
                 seen = await client.ask(self._next())
                 if seen is None:
                     await _restarted(target)
@@ -214,10 +238,10 @@ class Client:
                 return None
         seen, started = Seen(ask, self._life), time.monotonic()
         try:
-            async with asyncio.timeout(LONGEST):
+            async with asyncio.timeout(LONGEST if ask.leaves is None else ask.leaves):
                 await self._exchange(*self._connection, seen)
         except TimeoutError:
-            seen.hung = True
+            seen.hung, seen.left = ask.leaves is None, ask.leaves is not None
         except asyncio.IncompleteReadError as error:
             seen.body += error.partial if seen.status else b""
         except OSError:
@@ -234,26 +258,33 @@ class Client:
         self._connection = None
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen) -> None:
+        ask = seen.ask
         headers = {
             "host": f"{self._target.host}:{self._target.port}",
             "authorization": f"Bearer {self._secret}",
-            "content-type": "application/json",
-            "content-length": str(len(seen.ask.body)),
+            "content-type": ask.content_type,
+            "content-length": str(len(ask.body)),
         }
-        if seen.ask.key is not None:
-            headers["idempotency-key"] = seen.ask.key
-        head = f"POST {PATH} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        writer.write(head.encode() + b"\r\n" + seen.ask.body)
+        if ask.key is not None:
+            headers["idempotency-key"] = ask.key
+        lines = [f"{ask.method} {ask.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        writer.write(("\r\n".join(lines).encode() + ask.body)[: ask.sends])
+        if ask.sends is not None:
+            await writer.drain()
+            seen.left = True
+            return
         status, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
         told = dict(line.split(": ", 1) for line in fields)
         seen.status, seen.id = int(status.split()[1]), told["x-request-id"]
         seen.replayed, seen.retry_after = "x-runinfra-idempotent-replay" in told, "retry-after" in told
-        seen.streamed = "content-length" not in told
-        if not seen.streamed:
+        seen.streamed = told.get("content-type", "").startswith("text/event-stream")
+        if "content-length" in told:
             seen.body = await reader.readexactly(int(told["content-length"]))
             seen.whole = True
         else:
             await _read_chunks(reader, seen)
+        if told.get("connection") == "close":
+            self.close()
 
 
 async def _read_chunks(reader: asyncio.StreamReader, seen: Seen) -> None:

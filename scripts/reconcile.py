@@ -12,7 +12,9 @@ from store.script import Script, Statement
 
 PRICE = 1_000, 4_000
 """Nano-dollars per token, of the prompt and of the answer: what the gateway's models cost here, if anything."""
-COUNTS = re.compile(rb'"prompt_tokens":(\d+),"completion_tokens":(\d+)')
+COUNTS = re.compile(
+    rb'"(?:prompt|input)_tokens":(\d+)(?:,"input_tokens_details":{[^}]*})?(?:,"(?:completion|output)_tokens":(\d+))?'
+)
 
 USAGE = "SELECT id, model, input_tokens, output_tokens, cost, whole FROM usage"
 MONEY = """
@@ -100,9 +102,13 @@ def _of_answers(ledger: Ledger, seen: Sequence[Seen]) -> Iterator[str]:
 
 
 def _of_counts(used: Used, seen: Seen) -> Iterator[str]:
+    if seen.ask.cost is not None:
+        if used.cost != seen.ask.cost:
+            yield f"{used.id} cost {used.cost}, not {seen.ask.cost}"
+        return
     told = COUNTS.search(seen.body)
     counted = (used.input_tokens, used.output_tokens)
-    if told is None or counted != (int(told[1]), int(told[2])):
+    if told is None or counted != (int(told[1]), int(told[2] or 0)):
         yield f"{used.id} is in the ledger with other counts than in its answer"
     price = 0 if used.model == FREE else sum(count * each for count, each in zip(counted, PRICE, strict=True))
     if used.cost != price:
@@ -115,12 +121,13 @@ def _of_extras(ledger: Ledger, seen: Sequence[Seen]) -> Iterator[str]:
     left = {each.id for each in seen if each.left}
     cut_off = {each.id for each in seen if each.broken}
     life = {_process(each.id): each.life for each in seen if each.id}
-    headless = Counter(each.life for each in seen if each.broken and not each.id)
+    headless = Counter(each.life for each in seen if (each.broken or each.left) and not each.id)
+    unheard = {each.life for each in seen if each.left and not each.id}
     found: Counter[int | None] = Counter()
     for used in ledger.usage.values():
         if used.id in complete or used.id in left:
             continue
-        if not used.whole:
+        if not used.whole and life.get(_process(used.id)) not in unheard:
             yield f"{used.id} is in the ledger as one that its client left, and none did"
         elif used.id not in cut_off:
             found[life.get(_process(used.id))] += 1

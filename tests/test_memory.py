@@ -4,13 +4,19 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from openai import AsyncOpenAI
 
+from scripts.faulty import faulty
+from scripts.gateways import Process, open_shop, settings
+from scripts.load import Client, Target
+from scripts.mixture import MODELS, choose_any
 from scripts.triton import Triton
 from tests.gateway import Conch
 
+ROOT = Path(__file__).resolve().parents[1]
 WARM, COUNTED = 200, 500
 GROWTH = 12 << 10  # KiB: what the allocator may keep, far below a leak of one picture or sound in each request
 ASK: Any = [{"role": "user", "content": "What is Conch?"}]
@@ -65,6 +71,28 @@ async def test_memory_stays_flat(triton: Triton, tmp_path: Path) -> None:
             await _ask(every, COUNTED)
             after = resident(gateway.pid)
     assert after - before < GROWTH, f"{before} KiB before, {after} KiB after"
+
+
+async def test_nothing_is_left_to_the_collector(triton: Triton, tmp_path: Path) -> None:
+    """What refers to itself stays until the collector comes, which is seldom: a flood's would stay for long."""
+    file, target, log, dice = tmp_path / "conch.toml", Target(), list[str](), Random(1)
+    store, secret = await open_shop(f"sqlite:{tmp_path}/conch.db")
+    async with faulty(triton.url, "vllm") as broken:
+        file.write_text(settings(triton.url, MODELS.format(grpc=triton.grpc_url, root=ROOT, broken=broken)))
+        gateway = await Process.start(file, f"sqlite:{tmp_path}/conch.db", target, log, ("-m", "scripts.telling"))
+        try:
+            chosen, garbage = choose_any(), []
+            for _ in range(2):
+                for _ in range(200):
+                    client = Client(target, secret)
+                    assert await client.ask(chosen(dice)) is not None
+                    client.close()
+                garbage.append((await gateway.holds())[1])
+            assert await gateway.stop() == 0
+        finally:
+            await gateway.kill()
+            await store.close()
+    assert garbage[1] < 200, f"{garbage} objects of 200 requests each"
 
 
 async def _ask(every: list[Callable[[], Awaitable[object]]], count: int) -> None:

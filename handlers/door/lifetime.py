@@ -102,7 +102,7 @@ class Request:
     def __init__(self, gateway: "Gateway", scope: Scope, receive: Receive) -> None:
         self.gateway = gateway
         self.scope = scope
-        self.connection: HeadProtocol = scope["connection"]
+        self.connection: HeadProtocol = scope.pop("connection")  # which has the scope: no cycle, no garbage
         self.exchange: Exchange = self.connection.served
         self.id = request_id()
         self.started_at = time.perf_counter()
@@ -289,6 +289,8 @@ class Request:
             refusal = translate(error, self.id)
             if self.renamed is not None:
                 refusal = self.renamed(refusal)
+            for each in (error, refusal):  # else they hold the frames that they came through, and those hold them
+                each.__traceback__ = each.__cause__ = each.__context__ = None
         self.refusal = refusal
         self._task = None  # nothing is cancelled from here on: a write to a client that leaves returns at once
         try:
@@ -300,7 +302,8 @@ class Request:
             if observer is not None:
                 observer.ended(self)
             self.gateway.leave()
-            connection.running = self.bill = None  # a bill knows its request: a cycle would wait for the collector
+            connection.running = None
+            self.bill = self.error_frames = None  # which know their request: a cycle would wait for the collector
             if self._keep_alive is not None:
                 self._keep_alive.cancel()
             if not self.body_read:
@@ -407,7 +410,7 @@ class Lifetime:
             return self.app(scope, receive, send)
         request = Request(self.gateway, scope, receive)
         endpoint = self.table.get((scope["method"], scope["path"]))
-        if len(scope["connection"].tasks) > self.gateway.config.server.max_requests and scope["path"] not in ALWAYS:
+        if len(request.connection.tasks) > self.gateway.config.server.max_requests and scope["path"] not in ALWAYS:
             return request.run(_crowded)
         if self.admin_port is not None and self._is_hidden(scope):
             return request.run(_hide)
@@ -432,6 +435,8 @@ class Lifetime:
             await self.app.router(scope, receive, send)
         except HTTPException as error:
             raise unrouted(error.status_code, scope["method"], scope["path"], self._allowed(scope)) from None
+        finally:
+            del scope["conch"]  # which has the scope
 
     def _allowed(self, scope: Scope) -> set[str]:
         """The methods of all routes of this path; the router itself names those of the first one."""
