@@ -319,6 +319,14 @@ async def test_a_client_that_leaves_ends_it(shop: Conch, key: str, books: Books,
     await nothing_held(books)
 
 
+async def test_the_client_s_own_deadline_ends_it_once(shop: Conch, key: str, books: Books, triton: Triton) -> None:
+    model = Model(triton)
+    answer = turn(shop, key, headers={"x-request-timeout": "1.5"}, messages=said(*["x"] * 20_000, pace_ms=2))
+    error(answer, 504, None)
+    await_true(lambda: model.since("cancelled") == 1)
+    await nothing_held(books)
+
+
 # What is refused before any model is asked
 
 

@@ -254,7 +254,7 @@ class Request:
 
     def expire(self) -> None:
         """The time is over that the client gave it: end the handler; where that is to finish, tell the client alone."""
-        if self._task is not None and not self.left:
+        if self._task is not None and not self.left and not self.overdue:
             self.overdue = True
             if self.finishes:
                 self.connection.loop.create_task(self._give_up())

@@ -68,6 +68,15 @@ class Stage(Request):
         return self.request.left
 
     @property
+    def overdue(self) -> bool:  # type: ignore[override]
+        """As the whole."""
+        return self.request.overdue
+
+    def expire(self) -> None:
+        """The whole's time is over."""
+        self.request.expire()
+
+    @property
     def started(self) -> bool:  # type: ignore[override]
         """As the whole."""
         return self.request.started
