@@ -34,6 +34,7 @@ RETURNING month
 """
 """Gives $2 back and takes $3, if credits and the month's limit allow that; of what comes back, $5 is of month $4.
 A month that another machine has begun already goes on."""
+MOVED = "SELECT month FROM accounts WHERE workspace = $1"
 
 ACCOUNT = "SELECT credits, CASE WHEN month = CAST($2 AS bigint) THEN spent ELSE 0 END, spend_limit FROM accounts"
 
@@ -49,7 +50,11 @@ HOLD = Each(
     "INSERT INTO holds (id, process, workspace, amount, month) VALUES {rows}",
     "(?, ?, ?, CAST(? AS bigint), CAST(? AS bigint))",
 )
-LET_GO = Each("DELETE FROM holds WHERE id IN ({rows}) RETURNING workspace, amount, month", "?")
+LET_GO = Each(
+    "DELETE FROM holds WHERE id IN ({rows}) RETURNING workspace, amount, month",
+    "?",
+    reads="SELECT workspace, amount, month FROM holds WHERE id IN ({rows})",
+)
 USE = Each(
     "INSERT INTO usage (at, id, workspace, key_id, model, input_tokens, cached_tokens, output_tokens, images, "
     "characters, milliseconds, cost, whole, duration) "
@@ -140,7 +145,7 @@ def _usage_row(closing: Closing) -> tuple[object, ...]:
 def _move(workspace: str, moved: tuple[int, int], held: int, this_month: int, holds: Sequence[Hold]) -> Statement:
     back, unspent = moved
     limit = min([hold.limit for hold in holds if hold.limit is not None], default=None) if holds else None
-    return Statement(MOVE, (workspace, back, held, this_month, unspent, limit))
+    return Statement(MOVE, (workspace, back, held, this_month, unspent, limit), MOVED)
 
 
 def _refusal(hold: Hold, this_month: int) -> Script[Held]:

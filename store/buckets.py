@@ -39,6 +39,7 @@ WHERE id = $1 RETURNING granted, tokens, at
 """A new bucket has capacity 0: its first take raises it to its budget, which fills it. Dividing before
 multiplying keeps a long idle time within 64 bits. The repetition is the price of exactness: PostgreSQL's READ
 COMMITTED looks again at the row that an UPDATE waited for, but not at a subquery."""
+TAKEN = "SELECT granted, tokens, at FROM buckets WHERE id = $1"
 
 
 ENTER = """
@@ -95,7 +96,8 @@ def take(judge: Judge, process: str, asks: Sequence[bytes | str], now: int) -> S
     for bucket, digest, authority, budget in admitted:
         wanted = waiting[digest]
         room = rooms.get(digest, wanted)
-        ((granted, tokens, at),) = yield Statement(TAKE, (bucket, now, budget.burst * TOKEN, budget.per_minute, room))
+        capacity = budget.burst * TOKEN
+        ((granted, tokens, at),) = yield Statement(TAKE, (bucket, now, capacity, budget.per_minute, room), TAKEN)
         if digest in rooms and room:
             if room > granted:
                 yield Statement(LEAVE, (authority.workspace.name, room - granted))

@@ -18,10 +18,15 @@ MOST = 16
 
 
 class Statement(NamedTuple):
-    """SQL and the values of its $1, $2, …"""
+    """SQL and the values of its $1, $2, …
+
+    `reads`, of the hot ones: the SELECT by which SQLite learns what the change returns, before a DELETE, and after an
+    UPDATE that found its row. For RETURNING it makes a table in memory each time, which takes longer than the change.
+    """
 
     sql: str
     params: tuple[Any, ...] = ()
+    reads: str = ""
 
 
 Script: TypeAlias = Generator[Statement, Sequence[Row], T]
@@ -35,14 +40,19 @@ def identify(kind: str, now: int) -> str:
 class Each:
     """SQL for many rows: `{rows}` in it stands for ($1, $2), ($3, $4) … of `row`, such as "(?, CAST(? AS bigint))"."""
 
-    def __init__(self, sql: str, row: str) -> None:
-        self._text = lru_cache(MOST)(lambda times: sql.replace("{rows}", _numbered(row, times)))
+    def __init__(self, sql: str, row: str, reads: str = "") -> None:
+        def texts(times: int) -> tuple[str, str]:
+            rows = _numbered(row, times)
+            return sql.replace("{rows}", rows), reads.replace("{rows}", rows)
+
+        self._texts = lru_cache(MOST)(texts)
 
     def __call__(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Statement]:
         """The statements that together are for all of `rows`."""
         for start in range(0, len(rows), MOST):
             part = rows[start : start + MOST]
-            yield Statement(self._text(len(part)), tuple(chain.from_iterable(part)))
+            sql, reads = self._texts(len(part))
+            yield Statement(sql, tuple(chain.from_iterable(part)), reads)
 
 
 def _numbered(row: str, times: int) -> str:

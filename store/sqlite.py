@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from store import ledger
 from store.buckets import Judge
@@ -108,10 +108,24 @@ def _run(cursor: sqlite3.Cursor, script: Script[T]) -> T:
     try:
         statement = next(script)
         while True:
-            statement = script.send(cursor.execute(_own(statement.sql), statement.params).fetchall())
+            statement = script.send(_rows(cursor, *statement))
     except StopIteration as stop:
         result: T = stop.value
         return result
+
+
+def _rows(cursor: sqlite3.Cursor, sql: str, params: tuple[Any, ...], reads: str) -> list[Any]:
+    """What a statement returns."""
+    if not reads:
+        return cursor.execute(_own(sql), params).fetchall()
+    change, read, count = _halves(sql, reads)
+    if change.startswith("DELETE"):
+        if rows := cursor.execute(read, params).fetchall():
+            cursor.execute(change, params)
+        return rows
+    if not cursor.execute(change, params).rowcount:
+        return []
+    return cursor.execute(read, params[:count]).fetchall()
 
 
 class Table(NamedTuple):
@@ -143,6 +157,12 @@ def _own(sql: str) -> str:
     """A statement as SQLite has it. $1 is a name to it, looked up for each value, and ?1 a number: half the time of a
     statement with many values."""
     return re.sub(r"\$(\d+)", r"?\1", sql).replace("/* WITHOUT ROWID */", "WITHOUT ROWID")
+
+
+@cache
+def _halves(sql: str, reads: str) -> tuple[str, str, int]:
+    """A change without its RETURNING, the SELECT that stands for that, and how many values this takes."""
+    return _own(sql.rpartition("RETURNING")[0]), _own(reads), len(set(re.findall(r"\$\d+", reads)))
 
 
 def _of_state(error: BaseException) -> bool:
