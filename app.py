@@ -154,13 +154,15 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
             stack.push_async_callback(store.close)
             await store.teller.live()
             gateway.store = store
+            metrics = None
             if cells is not None:
                 from handlers.seeing.observer import Observer
 
                 gateway.observer = observer = Observer(config, cells, number)
                 stack.push_async_callback(observer.close)
-                store.teller.watch = observer.metrics.transacted if observer.metrics is not None else None
-            gateway.pool = Pool(config.upstreams, config.models)
+                metrics = observer.metrics
+                store.teller.watch = metrics.transacted if metrics is not None else None
+            gateway.pool = Pool(config.upstreams, config.models, metrics)
             stack.push_async_callback(close)
             gateway.pool.watch()
             yield

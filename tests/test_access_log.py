@@ -84,6 +84,16 @@ async def test_a_stream_a_refusal_and_one_that_leaves(shop: Conch) -> None:
     assert told["output_tokens"] > 0
 
 
+def test_a_head_that_is_refused_is_a_line_too(shop: Conch) -> None:
+    with Wire(shop.url) as wire:
+        wire.send(b"GET /secret HTTP/1.1\r\n\r\n")
+        answer = wire.answer()
+    told = line(shop, answer.headers["x-request-id"])
+    assert told.keys() == ALWAYS | {"code"}
+    assert (told["method"], told["endpoint"], told["status"], told["code"]) == ("other", "other", 400, "invalid_http")
+    assert told["bytes"] == len(answer.body)
+
+
 async def test_nothing_that_was_said_is_in_it(shop: Conch) -> None:
     async with open_books(shop) as books:
         customer = await books.customer()

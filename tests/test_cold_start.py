@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from scripts.triton import Triton
 from tests.gateway import Conch
 from tests.raw import Answer, Wire, await_true, bearer, script
+from tests.scrape import TOKEN, Scrape
 from tests.test_pool import ask, model, outstanding, say, served, until
 from upstream.errors import Loading, Unavailable
 
@@ -188,7 +189,11 @@ def test_at_the_gateway(unloaded: Triton, tmp_path: Path) -> None:
             return wire.answer()
 
     before = loads(unloaded)
-    with conch.running(), ThreadPoolExecutor(8) as pool:
+    with conch.running(CONCH_METRICS_TOKEN=TOKEN), ThreadPoolExecutor(8) as pool:
+        scrape = Scrape(conch)
+        outcomes = scrape.found("conch_model_load_duration_seconds_count", model="vllm")
+        assert {labels["outcome"]: count for labels, count in outcomes} == {"loaded": 0, "failed": 0}
+        assert scrape("conch_cold_start_duration_seconds_count", model="vllm") == 0
         assert get("/readyz").status == 200
         assert [each["id"] for each in get("/v1/models").json["data"]] == ["vllm"]
         with Wire(conch.url) as wire:
@@ -196,6 +201,23 @@ def test_at_the_gateway(unloaded: Triton, tmp_path: Path) -> None:
             await_true(lambda: any("is being loaded" in line for line in conch.log))
         assert [each.status for each in pool.map(chat, range(8))] == [200] * 8
         assert loads(unloaded) - before == 1
+        scrape = Scrape(conch)
+        assert scrape("conch_model_load_duration_seconds_count", model="vllm", outcome="loaded") == 1
+        assert 1.0 < scrape("conch_model_load_duration_seconds_sum", model="vllm", outcome="loaded") < 20
+        assert scrape("conch_cold_start_duration_seconds_count", model="vllm") == 9, "also the one that left"
+        assert scrape("conch_cold_start_duration_seconds_sum", model="vllm") > 1.0
+
+
+def test_a_load_that_fails_is_seen(cold: Triton, tmp_path: Path) -> None:
+    conch = Conch(tmp_path, cold.url, CONFIG.replace('model = "vllm"', 'model = "broken"'))
+    conch.workspace("acme")
+    with conch.running(CONCH_METRICS_TOKEN=TOKEN), Wire(conch.url) as wire:
+        wire.request("POST", "/v1/chat/completions", script("a"), **bearer(conch.key("acme")))
+        assert wire.answer().error(503)["code"] == "model_unavailable"
+        scrape = Scrape(conch)
+        assert scrape("conch_model_load_duration_seconds_count", outcome="failed") == 1
+        assert scrape("conch_model_load_duration_seconds_count", outcome="loaded") == 0
+        assert scrape("conch_cold_start_duration_seconds_count", model="vllm") == 1
 
 
 def test_who_waits_too_long_is_told_when_to_come_again(unloaded: Triton, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from upstream.errors import DeadlinePassed, QueueFull, Unavailable, failure
 from upstream.health import LONGEST_BACKOFF, MOST_FAILURES, Health
 from upstream.names import Names, endpoints, is_name
-from upstream.queue import Queue
+from upstream.queue import Queue, Watcher
 from upstream.replica import _failure
 
 
@@ -156,7 +156,7 @@ class Place:
 
     def __init__(self) -> None:
         self.free = True
-        self.queue = Queue("m", 2, cast(Any, self.take))
+        self.queue = Queue("m", 2, cast(Any, self.take), Watcher())
 
     def take(self) -> "Place | None":
         if not self.free:

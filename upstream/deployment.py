@@ -13,7 +13,7 @@ from upstream.answer import Answer, Several, open_answer, way_of
 from upstream.errors import ConnectFailed, Unavailable, UpstreamError
 from upstream.inference import Generation
 from upstream.loading import Loader
-from upstream.queue import Queue
+from upstream.queue import Queue, Watcher
 from upstream.replica import Binding, Replica, Server, Settings
 from upstream.responses import Responses
 from upstream.tasks import TASKS
@@ -40,7 +40,7 @@ class Deployment:
     `retries` are the requests that another server was asked for, since the first could not run them.
     """
 
-    def __init__(self, settings: Settings, servers: Iterable[Server]) -> None:
+    def __init__(self, settings: Settings, servers: Iterable[Server], watcher: Watcher) -> None:
         self.id, self.settings = settings.id, settings
         self.checked = asyncio.Event()
         self.prepared: Any = None  # what the task reads once: a chat template, a tokenizer, voices
@@ -49,8 +49,8 @@ class Deployment:
         self.retries = 0
         self.told: Callable[[], None] = lambda: None  # called when servers come or go
         most = MAX_QUEUE if settings.max_queue is None else settings.max_queue
-        self.queue = Queue(settings.id, most, self._take)
-        self.loader = Loader(self) if settings.autoload else None
+        self.queue = Queue(settings.id, most, self._take, watcher)
+        self.loader = Loader(self, watcher) if settings.autoload else None
         self._task = TASKS[settings.task]()
         self._unprepared = "not checked yet"
         self._most = settings.max_inflight or sys.maxsize

@@ -12,6 +12,7 @@ from upstream.http import Client
 
 if TYPE_CHECKING:
     from upstream.deployment import Deployment
+    from upstream.queue import Watcher
     from upstream.replica import Replica
 
 log = logging.getLogger("conch")
@@ -87,11 +88,11 @@ class Loader:
     """Loads a deployment's model on the servers that know it. `loads` and `unloads` count what Triton was asked for,
     `cold` the requests that found no server with it."""
 
-    def __init__(self, deployment: "Deployment") -> None:
+    def __init__(self, deployment: "Deployment", watcher: "Watcher") -> None:
         settings = deployment.settings
         self.loads = self.unloads = self.failed_loads = self.cold = 0
         self.unloading: asyncio.Task[None] | None = None
-        self._deployment = deployment
+        self._deployment, self._watcher = deployment, watcher
         self._wait = COLD_START_WAIT if settings.cold_start_wait is None else settings.cold_start_wait
         self._idle = settings.idle_unload
         self._loading: dict[Replica, asyncio.Task[None]] = {}
@@ -110,6 +111,8 @@ class Loader:
         """Return when a server has the model. Raises Loading when that takes too long, Unavailable when none can."""
         self.cold += 1
         self._quiet = False
+        loop = asyncio.get_running_loop()
+        since = loop.time()
         try:
             async with asyncio.timeout(self._wait):
                 while not self._deployment.verified:
@@ -122,6 +125,8 @@ class Loader:
                     await self._changed.wait()
         except TimeoutError as error:
             raise Loading(f"{self._deployment.id}: not loaded within {self._wait:g} s") from error
+        finally:
+            self._watcher.woken(self._deployment.id, loop.time() - since)
 
     def follow(self) -> None:
         """Have a server that came without the model load it while others are in use."""
@@ -180,12 +185,15 @@ class Loader:
         log.info("model %s is being loaded by %s", deployment.id, replica.server.url)
         self.loads += 1
         loop = asyncio.get_running_loop()
+        since = loop.time()
         try:
             await replica.repository.load()
+            self._watcher.loaded(deployment.id, loop.time() - since, "loaded")
             self._retry.pop(replica, None)
             await deployment.look(replica, CALL_TIMEOUT)
         except UpstreamError as error:
             self.failed_loads += 1
+            self._watcher.loaded(deployment.id, loop.time() - since, "failed")
             wait = min(2 * self._retry.get(replica, (0.0, FIRST_RETRY / 2))[1], LONGEST_RETRY)
             self._retry[replica] = loop.time() + wait, wait
             replica.reason = f"the model cannot be loaded: {error}"

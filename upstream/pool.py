@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from upstream.deployment import Deployment
 from upstream.http import Client
 from upstream.names import Names, Resolve, is_name, resolve
+from upstream.queue import Watcher
 from upstream.replica import Replica, Server, Settings
 
 if TYPE_CHECKING:
@@ -86,18 +87,22 @@ class Fleet:
 class Pool:
     """Every deployment, by id and alias. Made inside the running loop; `close` ends the watch and the connections.
 
-    `resolve` finds the addresses of a name.
+    `watcher` is told of what requests wait for; `resolve` finds the addresses of a name.
     """
 
     def __init__(
         self,
         upstreams: Mapping[str, UpstreamSettings],
         models: Sequence[ModelSettings],
+        watcher: Watcher | None = None,
         *,
         resolve: Resolve = resolve,
     ) -> None:
         self.fleets = {name: Fleet(upstream) for name, upstream in upstreams.items()}
-        self.deployments = {model.id: Deployment(model, self.fleets[model.upstream].servers) for model in models}
+        self.watcher = watcher or Watcher()
+        self.deployments = {
+            model.id: Deployment(model, self.fleets[model.upstream].servers, self.watcher) for model in models
+        }
         self.by_name = {name: self.deployments[model.id] for model in models for name in (model.id, *model.aliases)}
         for model in models:
             self.fleets[model.upstream].deployments.append(self.deployments[model.id])

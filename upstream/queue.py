@@ -11,15 +11,38 @@ if TYPE_CHECKING:
     from upstream.replica import Replica
 
 
+class Watcher:
+    """Is told of what requests wait for at a model, by its deployment's id, in seconds; this one does not mind.
+
+    Only those that wait tell it anything.
+    """
+
+    def queued(self, model: str) -> None:
+        """A request waits for a place."""
+
+    def unqueued(self, model: str, seconds: float) -> None:
+        """It has waited so long: its turn has come, or it has given up."""
+
+    def turned_away(self, model: str) -> None:
+        """A request found the queue full."""
+
+    def woken(self, model: str, seconds: float) -> None:
+        """A request has waited so long for the model to be loaded, perhaps in vain."""
+
+    def loaded(self, model: str, seconds: float, outcome: str) -> None:
+        """Triton has taken so long to load it, or to say that it cannot: `outcome` is loaded or failed."""
+
+
 class Queue:
     """`take` gives a server with a place taken there, or None. Who leaves a place calls `advance` if any wait."""
 
-    def __init__(self, name: str, most: int, take: Callable[[], "Replica | None"]) -> None:
+    def __init__(self, name: str, most: int, take: Callable[[], "Replica | None"], watcher: Watcher) -> None:
         self.waiting: deque[asyncio.Future[Replica]] = deque()
         self.refused = 0  # requests that found it full
         self._name = name
         self.most = most
         self._take = take
+        self._watcher = watcher
 
     async def wait(self, deadline: float) -> "Replica":
         """A server with a place taken there. Raises QueueFull, DeadlinePassed, or what `fail` is given.
@@ -28,9 +51,13 @@ class Queue:
         """
         if len(self.waiting) >= self.most:
             self.refused += 1
+            self._watcher.turned_away(self._name)
             raise QueueFull(f"{self._name}: {self.most} requests wait already", retry_after=1)
-        turn: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[Replica] = loop.create_future()
         self.waiting.append(turn)
+        since = loop.time()
+        self._watcher.queued(self._name)
         try:
             async with asyncio.timeout_at(deadline):
                 return await turn
@@ -42,6 +69,8 @@ class Queue:
             if isinstance(error, TimeoutError):
                 raise DeadlinePassed("connect", f"{self._name}: out of time in the queue") from error
             raise
+        finally:
+            self._watcher.unqueued(self._name, loop.time() - since)
 
     def advance(self) -> None:
         """Give what room there is to those who wait."""

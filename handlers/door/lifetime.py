@@ -51,6 +51,9 @@ class Observer(Protocol):
     def ended(self, request: "Request") -> None:
         """Its answer is out, or nobody is there any more; what it took has been given back."""
 
+    def refused(self, id: str, error: ApiError, sent: int) -> None:
+        """A head was refused, with so many bytes of an answer's body: no request began."""
+
 
 class Request:
     """One request, from its head to its last byte: what handlers know of it, and the only way to answer it."""

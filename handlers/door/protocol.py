@@ -3,7 +3,7 @@
 import asyncio
 from http import HTTPStatus
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 import httptools
@@ -13,6 +13,9 @@ from config import Server
 from handlers.door.errors import ApiError, encode, retry_after
 from handlers.door.framing import INVALID, OVERHEAD, TOO_LARGE, TOO_LONG, TOO_SLOW, fault
 from handlers.door.ids import request_id
+
+if TYPE_CHECKING:
+    from handlers.door.lifetime import Observer
 
 JOIN_BELOW = 1 << 20  # a smaller body is copied behind its head: cheaper than two buffers
 CROWD = 64
@@ -88,6 +91,7 @@ class HeadProtocol(HttpToolsProtocol):
     max_connections = 8192
     header_timeout = 10.0
     linger = 5.0
+    observer: "Observer | None" = None
 
     @classmethod
     def limit(cls, settings: Server, connections: int) -> None:
@@ -339,14 +343,17 @@ class HeadProtocol(HttpToolsProtocol):
             cycle.message_event.set()
             if self.running is not None:
                 self.running.leave()
+        id = request_id()
         body, told = encode(error), "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in error.headers)
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {request_id()}\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {id}\r\n"
             f"openai-processing-ms: 0\r\nserver-timing: gateway;dur=0.00, upstream;dur=0.00\r\n"
             f"x-content-type-options: nosniff\r\n{told}connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
+        if answered and self.observer is not None:  # else there is a request, which will tell how it ended
+            self.observer.refused(id, error, len(body))
         if self.transport.can_write_eof():  # not within TLS
             self.transport.write_eof()
         self._close_timer = self.loop.call_later(self.linger, self.transport.close)

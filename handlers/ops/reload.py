@@ -126,7 +126,7 @@ class Reloading:
         old = application.gateway
         new = old.successor(config)
         new.judge = judge(config.plans)
-        new.pool = Pool(config.upstreams, config.models)
+        new.pool = Pool(config.upstreams, config.models, old.pool.watcher)
         new.pool.watch()
         try:
             verified = await new.pool.settled()

@@ -84,6 +84,7 @@ class Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGHUP, lambda: self._reloading.begin(self._again))
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a worker is born with them blocked
         await self._running.enter_async_context(self._application.lifespan())
+        self._protocol.observer = self._application.gateway.observer
         self.servers = [await self._listen(each) for each in sockets or ()]
         self.started = True
         _spare_the_collector()

@@ -16,6 +16,7 @@ import msgspec
 from handlers.seeing.metrics import NANO, ending
 
 if TYPE_CHECKING:
+    from handlers.door.errors import ApiError
     from handlers.door.lifetime import Request
 
 log = logging.getLogger("conch")
@@ -69,9 +70,17 @@ class AccessLog:
 
     def note(self, request: "Request", now: float) -> None:
         """A request has ended, at a perf_counter()."""
+        self._add(self._line(request, now))
+
+    def refused(self, id: str, error: "ApiError", sent: int) -> None:
+        """A request was refused before it was one: of its head, nothing is told."""
+        code = error.code or error.type
+        self._add(Line(self._time(), id, "other", "other", error.status, 0.0, sent, code))
+
+    def _add(self, line: Line) -> None:
         if not self._lines:
             self._loop.call_later(EVERY, self._flush)
-        self._lines.append(_encode(self._line(request, now)))
+        self._lines.append(_encode(line))
 
     def _line(self, request: "Request", now: float) -> Line:
         status, code = ending(request)

@@ -36,6 +36,7 @@ LONG = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48
 FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 EACH = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 SHORT = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+LOAD = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 COUNTS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 # fmt: on
 
@@ -66,7 +67,23 @@ SOUND = Family("conch_transcribed_seconds_total", "counter", "Seconds of sound t
 OVERHEAD = Family(
     "conch_gateway_duration_seconds", "histogram", "What Conch itself took of a request: all but its upstream.", SHORT
 )
-UPSTREAM = Family("conch_upstream_duration_seconds", "histogram", "What Triton took of a request.", LONG)
+UPSTREAM = Family(
+    "conch_upstream_duration_seconds", "histogram", "What Triton took of a request, and the wait for it.", LONG
+)
+QUEUE = Family(
+    "conch_queue_duration_seconds",
+    "histogram",
+    "Waits in a model's queue; a request that finds room at once is none.",
+    LONG,
+)
+QUEUED = Family("conch_queue_length", "gauge", "Requests that wait in a model's queue.")
+TURNED_AWAY = Family("conch_queue_full_total", "counter", "Requests that found a model's queue full.")
+COLD_START = Family(
+    "conch_cold_start_duration_seconds", "histogram", "Waits of requests for a model to be loaded.", LOAD
+)
+LOADS = Family(
+    "conch_model_load_duration_seconds", "histogram", "What Triton took to load a model, or to fail to.", LOAD
+)
 UPSTREAM_ERRORS = Family("conch_upstream_errors_total", "counter", "Requests that failed for the upstream's sake.")
 RATE_LIMITED = Family("conch_rate_limited_total", "counter", "Requests refused by a limit of their key or workspace.")
 CHARGED = Family("conch_credits_charged_usd_total", "counter", "Dollars that requests cost.")

@@ -1,16 +1,18 @@
 """Counts what has happened: a few additions to shared memory for each request, at places that are looked up once."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from handlers.door.errors import DeploymentFailed, RateLimited, TimedOut
+from handlers.door.errors import ApiError, DeploymentFailed, RateLimited, TimedOut
 from handlers.seeing import families
 from handlers.seeing.cells import Row
-from handlers.seeing.families import COUNTS, EACH, FIRST, LONG, SHORT, Family, series
+from handlers.seeing.families import COUNTS, EACH, FAMILIES, FIRST, LOAD, LONG, SHORT, Family, series
 from store.teller import OUTCOMES
+from upstream.queue import Watcher
 
 if TYPE_CHECKING:
+    from config import Model
     from handlers.door.lifetime import Request
     from handlers.door.wire import Endpoint
     from store.records import Units
@@ -20,6 +22,7 @@ OPERATIONS = {"/v1/completions": "text_completion", "/v1/embeddings": "embedding
 """gen_ai.operation.name where it is not the task: chat, rerank, image, speech, transcription."""
 LIMITS = ("rate_limit_exceeded", "concurrency_limit_exceeded")
 NO_CREDITS = ("insufficient_credits", "plan_limit_exceeded")
+LOAD_OUTCOMES = ("loaded", "failed")
 LEFT = 499, "client_disconnected"
 NANO = 1_000_000_000
 
@@ -70,7 +73,7 @@ class Counted:
         return index
 
 
-class Metrics:
+class Metrics(Watcher):
     """What one process adds to its row. What is slow happens in a scrape, not here."""
 
     def __init__(self, row: Row, tasks: Mapping[str, str]) -> None:
@@ -83,8 +86,9 @@ class Metrics:
         self._in_flight, self._away, self._owed = (
             row.place(series(family)) for family in (families.IN_FLIGHT, families.AWAY, families.OWED)
         )
-        for gauge in (self._in_flight, self._away, self._owed):
-            self.cells[gauge] = 0  # what a process before this one left
+        for name, index, _ in row:
+            if FAMILIES[name.partition("{")[0]].kind == "gauge":
+                self.cells[index] = 0  # what a process before this one left
         for family, reasons in ((families.RATE_LIMITED, LIMITS), (families.REFUSED, NO_CREDITS)):
             for reason in reasons:  # there from the start: an increase from nothing cannot be seen
                 row.place(series(family, reason=reason))
@@ -93,6 +97,38 @@ class Metrics:
             outcome: row.place(series(families.TRANSACTION, outcome=outcome), families.TRANSACTION.cells)
             for outcome in OUTCOMES
         }
+
+    def learn(self, models: Iterable["Model"]) -> None:
+        """What can be waited for at these is there from the start, as an increase from nothing cannot be seen."""
+        for model in models:
+            if model.max_inflight is not None:
+                for family in (families.QUEUE, families.QUEUED, families.TURNED_AWAY):
+                    self._at_model(family, model.id)
+            if model.autoload:
+                self._at_model(families.COLD_START, model.id)
+                for outcome in LOAD_OUTCOMES:
+                    self._at_model(families.LOADS, model.id, outcome)
+
+    def queued(self, model: str) -> None:
+        self.cells[self._at_model(families.QUEUED, model)] += 1
+
+    def unqueued(self, model: str, seconds: float) -> None:
+        self.cells[self._at_model(families.QUEUED, model)] -= 1
+        _observe(self.cells, self._at_model(families.QUEUE, model), LONG, seconds)
+
+    def turned_away(self, model: str) -> None:
+        self.cells[self._at_model(families.TURNED_AWAY, model)] += 1
+
+    def woken(self, model: str, seconds: float) -> None:
+        _observe(self.cells, self._at_model(families.COLD_START, model), LOAD, seconds)
+
+    def loaded(self, model: str, seconds: float, outcome: str) -> None:
+        _observe(self.cells, self._at_model(families.LOADS, model, outcome), LOAD, seconds)
+
+    def refused(self, error: ApiError) -> None:
+        """A request was refused before it was one: of its head, nothing is believed."""
+        labels = {"endpoint": "other", "method": "other", "status": str(error.status), "code": error.code or error.type}
+        self.cells[self._row.place(series(families.REQUESTS, **labels))] += 1
 
     def began(self) -> None:
         """A request has come."""
@@ -180,6 +216,9 @@ class Metrics:
         ):
             if amount:
                 self.cells[self._of_model(family, counted)] += amount
+
+    def _at_model(self, family: Family, model: str, outcome: str = "") -> int:
+        return self._row.place(series(family, model=model, outcome=outcome), family.cells)
 
     def _of_model(self, family: Family, counted: Counted) -> int:
         assert counted.model is not None, "of none, nothing is used"

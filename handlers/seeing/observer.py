@@ -9,6 +9,7 @@ from handlers.seeing.metrics import Metrics
 from handlers.seeing.tracing import Tracer
 
 if TYPE_CHECKING:
+    from handlers.door.errors import ApiError
     from handlers.door.lifetime import Request
     from handlers.seeing.access import AccessLog
 
@@ -20,12 +21,23 @@ class Observer:
         self._tasks = tasks = {model.id: str(model.task) for model in config.models}
         tracing = config.tracing
         self.metrics = Metrics(cells.rows[number], tasks) if config.metrics.enabled else None
+        if self.metrics is not None:
+            self.metrics.learn(config.models)
         self._log = _access_log() if config.server.access_log else None
         self._tracer = Tracer(tracing, tasks) if tracing.propagate or tracing.endpoint is not None else None
 
     def learn(self, config: Config) -> None:
         """The models of new settings; those of before may still have requests."""
         self._tasks.update((model.id, model.task) for model in config.models)
+        if self.metrics is not None:
+            self.metrics.learn(config.models)
+
+    def refused(self, id: str, error: "ApiError", sent: int) -> None:
+        """A head was refused, with so many bytes of an answer's body: no request began."""
+        if self.metrics is not None:
+            self.metrics.refused(error)
+        if self._log is not None:
+            self._log.refused(id, error, sent)
 
     def began(self, request: "Request") -> None:
         """Its head is here."""
