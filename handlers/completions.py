@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from handlers.door.admission import reach
-from handlers.door.conversation import SAMPLING, check_extra, unsupported
+from handlers.door.conversation import SAMPLING, check_extra
 from handlers.door.errors import ApiError, InvalidRequest
+from handlers.door.guide import unsupported
 from handlers.door.ids import fresh
 from handlers.door.lifetime import Request
 from handlers.door.reply import opened, usage

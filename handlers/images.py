@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final
 
 from handlers.door.admission import reach
 from handlers.door.billing import Units, hold
-from handlers.door.conversation import check_extra, unsupported
+from handlers.door.conversation import check_extra
 from handlers.door.errors import InvalidRequest
 from handlers.door.files import origin
+from handlers.door.guide import unsupported
 from handlers.door.lifetime import Request
 from handlers.door.schemas.images import (
     CompletedImageEvent,

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from handlers.door.admission import reach
-from handlers.door.conversation import unsupported
 from handlers.door.errors import InvalidRequest
+from handlers.door.guide import unsupported
 from handlers.door.hearing import hear, language_of, pieces, text_of
 from handlers.door.lifetime import Request
 from handlers.door.schemas.audio import (

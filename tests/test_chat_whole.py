@@ -273,7 +273,6 @@ def test_a_call_that_was_cut_is_no_word(client: OpenAI) -> None:
     [
         ("top_p", {"top_p": 0}),
         ("repetition_penalty", {"extra_body": {"repetition_penalty": 1e18}}),
-        ("response_format", {"tools": [WEATHER], "response_format": {"type": "json_object"}}),
     ],
 )
 def test_what_the_model_cannot_do_is_the_clients_to_mend(client: OpenAI, param: str, options: Any) -> None:

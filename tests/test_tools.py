@@ -357,6 +357,28 @@ GUIDED: Corpus = PLAIN | {
     "no calls": ("[]", ["[]"]),
     "numbers": ("[1, 2]", ["[1, 2]"]),
     "an object": ('{"name": "f", "parameters": {}}', ['{"name": "f", "parameters": {}}']),
+    "calls or an answer": ('{"calls": [{"name": "f", "parameters": {"n": 1}}]}', [("f", '{"n": 1}')]),
+    "two or an answer": (
+        '{ "calls" : [{"name":"f","parameters":{"n":1}}, {"name":"g","parameters":{}}] }\n',
+        [("f", '{"n":1}'), ("g", "{}")],
+    ),
+    "an answer": ('{"answer": {"calls": [1], "answer": "}"}}', ['{"calls": [1], "answer": "}"}']),
+    "an answer as it is written": (f'{{"answer":\n {TRICKY}\n}}\n', [TRICKY]),
+    "an answer that is a list": (
+        '{"answer": [{"name": "f", "parameters": {}}]}',
+        ['[{"name": "f", "parameters": {}}]'],
+    ),
+    "an answer that is a string": ('{"answer": "a \\" }"}', ['"a \\" }"']),
+    "an answer that is a number": ('{"answer": -1.5e3}', ["-1.5e3"]),
+    "an answer, cut": ('{"answer": {"s": "x\\', ['{"s": "x\\']),
+    "a number, cut": ('{"answer": 12', ["12"]),
+    "an answer and more": ('{"answer": {}} oh', ["{}oh"]),
+    "either, cut before it is one": ('{"answer', ['{"answer']),
+    "either, cut before the calls": ('{"calls": ', ['{"calls": ']),
+    "either, cut in the first": ('{"calls": [{"name": "f', ['{"calls": [{"name": "f']),
+    "either, cut between": ('{"calls": [{"name": "f", "parameters": {}},', [("f", "{}")]),
+    "calls that are none": ('{"calls": {"name": "f"}}', ['{"calls": {"name": "f"}}']),
+    "neither": ('{"reply": 1}', ['{"reply": 1}']),
     "words": ("I cannot [do] that", ["I cannot [do] that"]),
 }
 

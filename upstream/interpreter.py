@@ -65,7 +65,7 @@ class Interpreter:
         """Whether a held text is the beginning of a call that never came to be one."""
         text = text.lstrip()
         if self._family == "guided":
-            return True
+            return text[:1] in ("", "[", "{")  # else it is the end of an answer
         return len(text) > 1 and any(tag.startswith(text) or text.startswith(tag) for tag in TAGS)
 
     def _parse(self, pieces: Sequence[Piece]) -> list[Piece]:

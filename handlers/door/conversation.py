@@ -10,15 +10,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from handlers.door.errors import InvalidRequest
+from handlers.door.guide import guide, hinted, unsupported
 from handlers.door.lifetime import Request
 from handlers.door.schemas.chat import (
     AudioPart,
     ChatRequest,
     ImagePart,
-    JsonSchemaFormat,
-    NamedChoice,
-    TextFormat,
-    Tool,
     UserMessage,
 )
 from upstream.deployment import Deployment
@@ -30,7 +27,6 @@ from upstream.template import TemplateError
 
 MAX_IMAGE = 20 << 20  # bytes of one picture
 MAX_IMAGES = 16
-ANY_OBJECT = '{"type":"object"}'
 
 # A field that changes the answer, the source that carries it to the model, and the value that asks for nothing.
 SAMPLING: tuple[tuple[str, str, Any], ...] = (
@@ -74,10 +70,10 @@ async def converse(request: Request, body: ChatRequest, deployment: Deployment) 
     _check_fields(body, deployment, sources)
     check_extra(request, sources)
     _check_pairs(body)
-    forced, schema = _guide(body, deployment)
+    guided = guide(body, deployment)
     pictures = await _images(request, body, deployment)
     tools = [msgspec.to_builtins(tool) for tool in body.tools or ()] if body.tool_choice != "none" else []
-    prompt = _prompt(body, deployment, tools)
+    prompt = _prompt(body, deployment, tools, guided.hint)
     generation = Generation(
         prompt,
         stream=bool(body.stream),
@@ -95,31 +91,20 @@ async def converse(request: Request, body: ChatRequest, deployment: Deployment) 
         n=body.n,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         wants_logprobs=body.logprobs or None,
-        json_schema=schema,
-        guide="json_schema" if schema is not None else None,
+        json_schema=guided.schema,
+        guide="json_schema" if guided.schema is not None else None,
         images=pictures or None,
         extra=request.extra,
     )
     reasoning = deployment.settings.chat.reasoning == "think"
     if not tools and not reasoning:
         return Turn(generation, None)
-    family = deployment.settings.chat.tools if tools else None
-    if body.tool_choice == "required":
-        family = "guided"
+    family = "guided" if guided.calls else deployment.settings.chat.tools if tools else None
     opened = reasoning and prompt.rstrip().endswith("<think>")
     single = body.parallel_tool_calls is False
     return Turn(
         generation,
-        lambda: Interpreter(family, tools, reasoning=reasoning, opened=opened, forced=forced, single=single),
-    )
-
-
-def unsupported(param: str, deployment: Deployment) -> InvalidRequest:
-    """400 for a field that this deployment's model has no way to honour."""
-    return InvalidRequest(
-        f"The model {deployment.id!r} does not support {param!r}; leave it out.",
-        param=param,
-        code="unsupported_parameter",
+        lambda: Interpreter(family, tools, reasoning=reasoning, opened=opened, forced=guided.forced, single=single),
     )
 
 
@@ -165,66 +150,6 @@ def _check_pairs(body: ChatRequest) -> None:
 
 def _invalid(param: str, message: str) -> InvalidRequest:
     return InvalidRequest(message, param=param, code="invalid_value")
-
-
-def _guide(body: ChatRequest, deployment: Deployment) -> tuple[str | None, str | None]:
-    """The function that the answer must call, if it is one, and the JSON schema that the engine must keep to."""
-    guided = "json_schema" in deployment.sources
-    choice, tools = body.tool_choice, body.tools or []
-    form = body.response_format
-    if tools and choice in (None, "auto") and form is not None and not isinstance(form, TextFormat):
-        raise InvalidRequest(
-            "'response_format' leaves no room for a call; send it without 'tools', or with 'tool_choice': 'none'.",
-            param="response_format",
-            code="unsupported_parameter",
-        )
-    if tools and choice != "none" and deployment.settings.chat.tools == "none":
-        raise unsupported("tools", deployment)
-    if isinstance(choice, NamedChoice) or choice == "required":
-        if not guided:
-            raise unsupported("tool_choice", deployment)
-        if choice == "required":
-            return None, _text(_calls(tools, single=body.parallel_tool_calls is False))
-        for tool in tools:
-            if tool.function.name == choice.function.name:
-                return tool.function.name, _text(tool.function.parameters or {"type": "object"})
-        raise InvalidRequest(
-            f"'tool_choice' names {choice.function.name!r}, which is none of the 'tools'.",
-            param="tool_choice",
-            code="invalid_value",
-        )
-    if form is None or isinstance(form, TextFormat):
-        return None, None
-    if not guided:
-        raise unsupported("response_format", deployment)
-    return None, _text(form.json_schema.schema or {}) if isinstance(form, JsonSchemaFormat) else ANY_OBJECT
-
-
-def _calls(tools: list[Tool], *, single: bool) -> dict[str, Any]:
-    """The schema of a list of calls. Each function's own is one of its definitions, whose references stay within it."""
-    items, definitions = [], {}
-    for name, parameters in ((tool.function.name, tool.function.parameters) for tool in tools):
-        place = f"#/$defs/{name}"
-        definitions[name] = _moved(parameters or {"type": "object"}, place)
-        properties = {"name": {"const": name}, "parameters": {"$ref": place}}
-        items.append({"type": "object", "properties": properties, "required": ["name", "parameters"]})
-    calls = {"type": "array", "minItems": 1, "items": {"anyOf": items}, "$defs": definitions}
-    return calls | ({"maxItems": 1} if single else {})
-
-
-def _moved(schema: Any, place: str) -> Any:
-    """A schema with its references to itself as they must be where it lies at `place` of another."""
-    if isinstance(schema, list):
-        return [_moved(each, place) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    reference = schema.get("$ref")
-    leads = {"$ref": place + reference[1:]} if isinstance(reference, str) and reference.startswith("#") else {}
-    return {key: _moved(value, place) for key, value in schema.items()} | leads
-
-
-def _text(schema: dict[str, Any]) -> str:
-    return msgspec.json.encode(schema).decode()
 
 
 def _max_tokens(body: ChatRequest, deployment: Deployment) -> int | None:
@@ -273,7 +198,7 @@ async def _image(request: Request, url: str, where: str) -> bytes:
         ) from error
 
 
-def _prompt(body: ChatRequest, deployment: Deployment, tools: list[dict[str, Any]]) -> str:
+def _prompt(body: ChatRequest, deployment: Deployment, tools: list[dict[str, Any]], hint: str) -> str:
     template = deployment.template
     kwargs = body.chat_template_kwargs or {}
     for name in kwargs:
@@ -293,6 +218,8 @@ def _prompt(body: ChatRequest, deployment: Deployment, tools: list[dict[str, Any
         else:
             raise unsupported("reasoning_effort", deployment)
     messages = [msgspec.to_builtins(message) for message in body.messages]
+    if hint:
+        messages = hinted(messages, hint)
     try:
         return template.render(messages, tools=tools or None, kwargs=kwargs)
     except TemplateError as error:

@@ -6,8 +6,9 @@ import io
 from typing import Literal
 
 from handlers.door.billing import Units, hold
-from handlers.door.conversation import check_extra, unsupported
+from handlers.door.conversation import check_extra
 from handlers.door.errors import InvalidRequest
+from handlers.door.guide import unsupported
 from handlers.door.lifetime import Request
 from handlers.door.schemas.audio import SpeechRequest, VoiceId
 from upstream.deployment import Deployment

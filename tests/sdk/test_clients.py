@@ -33,6 +33,32 @@ OTHERWISE = [
     ("instructor/schema.py", 't")', 't", mode=instructor.Mode.JSON_SCHEMA)'),
 ]
 
+# Tools and a form for the answer at once: what is changed in an example, and what it then prints.
+OBJECT = "output: Output.object({ schema: z.object({ city: z.string(), degrees: z.number() }) }),"
+REPORT = """class Report(pydantic.BaseModel):
+    city: str
+    degrees: int
+
+
+agent = Agent(output_type=Report, """
+TYPED = {"from agents": "import pydantic\nfrom agents", "agent = Agent(": REPORT}
+FORMED = {
+    "{ generateText": "{ generateText, Output",
+    "{ text }": "{ output: text }",
+    "  tools:": f"  {OBJECT}\n  tools:",
+}
+TOGETHER = [
+    ("agents/tools.py", TYPED, "city='Paris' degrees=21"),
+    ("agents/tools.py", TYPED | {"set_default_openai_api(": "str("}, "city='Paris' degrees=21"),
+    ("vercel-openai/tools.mjs", FORMED, "{ city: 'Paris', degrees: 21 }"),
+    ("vercel-openai/tools.mjs", FORMED | {'conch("': 'conch.chat("'}, "{ city: 'Paris', degrees: 21 }"),
+    (
+        "vercel-compatible/tools.mjs",
+        FORMED | {"  name:": "  supportsStructuredOutputs: true,\n  name:"},
+        "{ city: 'Paris', degrees: 21 }",
+    ),
+]
+
 
 def run(program: Path, file: Path, environment: dict[str, str], folder: Path) -> str:
     """What an example prints. Raises AssertionError with all that it said when it fails."""
@@ -138,6 +164,22 @@ def test_otherwise(
     folder.mkdir()
     (client,) = (client for client in CLIENTS if client.name == Path(name).parent.name)
     shown_as_it_should(client, file, client.programs[0], environment, recording, folder)
+    assert not witness.asked
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), TOGETHER)
+def test_tools_and_a_form(
+    name: str, changes: dict[str, str], words: str, environment: dict[str, str], witness: Outside, tmp_path: Path
+) -> None:
+    text = (EXAMPLES / name).read_text()
+    for before, after in changes.items():
+        assert before in text
+        text = text.replace(before, after)
+    file = tmp_path / Path(name).name
+    file.write_text(text)
+    (tmp_path / "node_modules").symlink_to(HERE / "node_modules")
+    (client,) = (client for client in CLIENTS if client.name == Path(name).parent.name)
+    assert words in run(client.programs[0], file, environment, tmp_path)
     assert not witness.asked
 
 

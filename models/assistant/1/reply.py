@@ -90,11 +90,41 @@ def _constrained(constraint: dict[str, Any], talk: Conversation, library: Librar
         except (ValueError, RecursionError) as error:
             raise Refusal(f"Error generating stream: structured_outputs: not a JSON schema: {error}") from None
         spare = question.split("\n")[0][:60] or "nothing"
-        return json.dumps(Instance(schema, Findings(question), spare).build(), ensure_ascii=False)
+        schema = _decided(schema, talk, library) if talk.tools else schema
+        said = "\n".join([question, *(result for _, result in talk.results)])
+        return json.dumps(Instance(schema, Findings(said), spare).build(), ensure_ascii=False)
     if constraint.get("json_object"):
         answer = library.answers(question[:READ], Sampling(temperature=0))[0].text
         return json.dumps({"answer": answer}, ensure_ascii=False)
     raise Refusal("Error generating stream: this model knows json, regex, choice and json_object, no grammars")
+
+
+def _decided(schema: Any, talk: Conversation, library: Library) -> Any:
+    """A schema that leaves open whether, and what, to call, without the alternatives that this model would not take."""
+    calls = [] if talk.results else choose_calls(talk.question[:READ], talk.tools, library)
+    named = [json.dumps({"const": str(tool["name"])})[1:-1] for tool in talk.tools]
+    try:
+        if calls:
+            return _toward(schema, json.dumps({"const": calls[0][0]})[1:-1])
+        options = schema.get("anyOf") if isinstance(schema, dict) else None
+        if not isinstance(options, list):
+            return schema
+        silent = [option for option in options if not any(name in json.dumps(option) for name in named)]
+        return schema | {"anyOf": silent or options}
+    except RecursionError:
+        raise Refusal("Error generating stream: structured_outputs: the JSON schema is too deep") from None
+
+
+def _toward(schema: Any, said: str) -> Any:
+    """A schema whose alternatives are those that say this, wherever there are such."""
+    if isinstance(schema, list):
+        return [_toward(each, said) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: _toward(value, said) for key, value in schema.items()}
+    if isinstance(kept.get("anyOf"), list):
+        kept["anyOf"] = [each for each in kept["anyOf"] if said in json.dumps(each)] or kept["anyOf"]
+    return kept
 
 
 def _chosen(options: list[str], question: str, library: Library) -> str:
