@@ -49,7 +49,7 @@ def beat(asks: Sequence[tuple[str, dict[str, int]]], now: int) -> Script[list[bo
 def touch(asks: Sequence[str], now: int) -> Script[list[None]]:
     """Writes, as no read can tell whether the store takes that: a µs more, since SQLite does not write what is so."""
     for process in asks:
-        yield Statement("UPDATE processes SET seen_at = seen_at + 1 WHERE id = $1", (process,))
+        yield Statement("UPDATE processes SET started_at = started_at + 1 WHERE id = $1", (process,))
     return [None for _ in asks]
 
 
