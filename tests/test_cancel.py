@@ -279,7 +279,16 @@ async def inside(conch: Conch, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     config = load(conch.config, variables={})
     application, http = build(config), configured(config.server)
     server = uvicorn.Server(
-        uvicorn.Config(application, port=0, http=http, ws="none", lifespan="on", log_config=None, access_log=False)
+        uvicorn.Config(
+            application,
+            interface="asgi3",
+            port=0,
+            http=http,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+        )
     )
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)

@@ -22,6 +22,7 @@ class Stage(Request):
         self.gateway, self.scope, self.path_params = request.gateway, request.scope, request.path_params
         self.connection, self.exchange = request.connection, request.exchange
         self.authority, self.take, self.unchecked = request.authority, request.take, request.unchecked
+        self.started_at = request.started_at
         self.extra: dict[str, Any] = {}
         self.model = self.used = self.kept = self.bill = None
         self._before = request.upstream_seconds
@@ -71,6 +72,15 @@ class Stage(Request):
     def overdue(self) -> bool:  # type: ignore[override]
         """As the whole."""
         return self.request.overdue
+
+    @property
+    def asked(self) -> list[str] | None:
+        """As the whole."""
+        return self.request.asked
+
+    @asked.setter
+    def asked(self, value: list[str] | None) -> None:
+        self.request.asked = value
 
     def expire(self) -> None:
         """The whole's time is over."""

@@ -15,8 +15,9 @@ class _Printer:
     more_body = disconnected = write_paused = False
     tasks = ()
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, fields: dict[bytes, bytes]) -> None:
         self.loop = asyncio.get_running_loop()
+        self.fields = fields
         self.served = self.flow = self.transport = self
         self.status = 0
         self._out = out
@@ -45,7 +46,8 @@ class _Printer:
 async def get(app: Lifetime, path: str, key: str | None, out: TextIO) -> int:
     """Print the answer's body; returns 0 for a success, 1 for an error. The first / of the path may be left out."""
     url = urlsplit(f"/{path.lstrip('/')}")
-    printer = _Printer(out)
+    headers = [(b"authorization", b"Bearer " + key.encode())] if key else []
+    printer = _Printer(out, dict(headers))
     scope = {
         "type": "http",
         "method": "GET",
@@ -54,7 +56,7 @@ async def get(app: Lifetime, path: str, key: str | None, out: TextIO) -> int:
         "root_path": "",
         "scheme": "http",
         "query_string": url.query.encode(),
-        "headers": [(b"authorization", b"Bearer " + key.encode())] if key else [],
+        "headers": headers,
         "connection": printer,
     }
     async with app.lifespan():
