@@ -1,6 +1,7 @@
 """The voice pipeline on real models: what is heard, replied and spoken, whole and as events, and what it costs."""
 
 import base64
+import inspect
 import io
 import json
 import re
@@ -15,6 +16,8 @@ import pytest
 from openai import OpenAI
 
 from config import ConfigError, load
+from handlers.door.lifetime import Request
+from handlers.door.stages import Stage
 from scripts.triton import Triton
 from store.records import Units
 from tests.gateway import ROOT, Conch
@@ -327,6 +330,25 @@ async def test_the_client_s_own_deadline_ends_it_once(shop: Conch, key: str, boo
     assert "[DONE]" not in answer.text
     await_true(lambda: model.since("cancelled") == 1)
     await nothing_held(books)
+
+
+def test_a_stage_has_all_that_a_request_has() -> None:
+    """But what only the whole is asked for: how it is answered, and what is seen of it."""
+    whole = [
+        "body_read",
+        "bytes_only",
+        "endpoint",
+        "error_frames",
+        "first_at",
+        "record",
+        "refusal",
+        "renamed",
+        "sent",
+        "status",
+        "trace",
+    ]
+    given = {*re.findall(r"self\.(\w+)", inspect.getsource(Stage.__init__)), *vars(Stage)}
+    assert {name for name in Request.__slots__ if not name.startswith("_")} - given == {*whole}
 
 
 # What is refused before any model is asked
