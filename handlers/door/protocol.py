@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol, with limits on the head, errors in our shape, and word of a client that leaves."""
 
 import asyncio
+import sys
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -300,17 +301,24 @@ class HeadProtocol(HttpToolsProtocol):
 
     def await_taken(self, seconds: float) -> None:
         """The rest of an answer waits here for its client: who takes none of it for so long has left."""
-        left = self.transport.get_write_buffer_size()
-        if left:
-            self.loop.call_later(seconds, self._look_at_rest, self.served, left, seconds)
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(seconds, self._look_at_rest, self.served, self._untaken(), seconds)
+
+    def _untaken(self) -> int:
+        """Bytes that the client has not taken: those here, which the kernel takes a megabyte at a time, and its own."""
+        from fcntl import ioctl
+        from termios import TIOCOUTQ
+
+        own = ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, b"\0" * 4)
+        return self.transport.get_write_buffer_size() + int.from_bytes(own, sys.byteorder)
 
     def _look_at_rest(self, of: Exchange | None, before: int, seconds: float) -> None:
         if of is not self.served:
             return  # the answer after it has its own look
-        if self.transport.get_write_buffer_size() < before:
-            self.await_taken(seconds)
-        else:
+        if self.transport.get_write_buffer_size() and self._untaken() >= before:
             self.transport.abort()
+        else:
+            self.await_taken(seconds)
 
     def break_off(self) -> None:
         """Close within an answer's body, without its end: the client must not take what it has for the whole."""
