@@ -138,12 +138,7 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
 
     store = open_store(config.store.url, rule, clock=gateway.clock)
 
-    @cache
-    def outbox() -> "Outbox":
-        from handlers.ops.webhooks.outbox import Outbox  # where there are webhooks
-
-        return Outbox(lambda: lifetime.gateway)
-
+    outbox = cache(lambda: _outbox(lambda: lifetime.gateway))
     gateway.ring = lambda: outbox().ring()
     store.teller.ring = lambda: asyncio.get_running_loop().call_later(AFTER, lambda: outbox().begin())
 
@@ -187,6 +182,13 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
 
     lifetime = Lifetime(gateway, hot, app, lifespan)
     return lifetime
+
+
+def _outbox(gateway: Callable[[], Gateway]) -> "Outbox":
+    """Imported where there are webhooks."""
+    from handlers.ops.webhooks.outbox import Outbox
+
+    return Outbox(gateway)
 
 
 def _routes(config: Config) -> tuple[dict[tuple[str, str], Later], Callable[[], list["Route"]]]:
