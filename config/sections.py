@@ -64,7 +64,7 @@ class Server(Section, frozen=True):
     drain: Duration = Duration(30)  # at SIGTERM: how long what is under way may take
     drain_delay: Duration = Duration(0)  # before that: /readyz answers 503 while connections are still taken
     access_log: bool = False  # a line of JSON on stdout for each request
-    admin_listen: str | None = None  # "127.0.0.1:9090": /admin is answered there, and 404 on the port of everyone
+    admin_listen: str | None = None  # "127.0.0.1:9090": /admin and /metrics are there, and 404 on everyone's port
     ssl_certfile: str | None = None  # for https, a PEM file: the certificate and those that vouch for it
     ssl_keyfile: str | None = None  # a PEM file, without a password; without it the key is in ssl_certfile
     # web pages that may call the API, such as "https://app.example.com"; ["*"]: all of them

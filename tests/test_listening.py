@@ -57,11 +57,14 @@ def test_admin_on_a_port_of_its_own(own: Conch, workers: str) -> None:
         inside = admin_of(own)
         assert inside != own.url
         for method in ("GET", "POST", "PUT", "OPTIONS", "HEAD"):
-            for path in ("/admin/workspaces", "/admin/keys", "/admin", "/%61dmin/keys", "/dashboard"):
+            for path in ("/admin/workspaces", "/admin/keys", "/admin", "/%61dmin/keys", "/dashboard", "/metrics"):
                 assert get(own.url, path, method, **bearer(TOKEN)) == 404, "as if there were no such thing"
-        for path in ("/admin/workspaces", "/healthz", "/readyz"):
+        for path in ("/admin/workspaces", "/metrics", "/healthz", "/readyz"):
             assert get(inside, path, **bearer(TOKEN)) == 200
-        assert get(inside, "/admin/workspaces") == 401
+        for path in ("/admin/workspaces", "/metrics"):
+            assert get(inside, path) == 401
+        for path in ("/healthz", "/readyz"):
+            assert get(own.url, path) == 200
         assert get(own.url, "/v1/models", **bearer(own.key("acme"))) == 200
 
 

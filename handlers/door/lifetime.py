@@ -34,7 +34,7 @@ RELEASED_IN = 1.0
 KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_EVERY = 15.0
 ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})  # answered also when there is no room
-PRIVATE = ("/admin", "/dashboard")  # on `admin_listen` alone, where that is set
+PRIVATE = ("/admin", "/dashboard", "/metrics")  # on `admin_listen` alone, where that is set
 JSON = (b"content-type", b"application/json")
 _JSON = [JSON]
 
