@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from copy import deepcopy
 from typing import Literal
 
 from msgspec.structs import replace
@@ -173,18 +174,19 @@ class _Run:
         self.tell([ending(self._output.number(), self.response)])
 
     async def fail(self, error: ApiError) -> bytes:
-        """The last frames of a stream that broke off. Such a response is not stored."""
-        self.tell(self._output.end("incomplete"))
+        """The last frames of a stream that broke off, or whose client waits no longer: then the run goes on. Such
+        a response is not stored."""
+        output = deepcopy(self._output)
+        ended = output.end("incomplete")
         code = "server_error" if error.status >= 500 else "invalid_prompt"
-        self.response = replace(
+        failed = replace(
             self.response,
             status="failed",
-            output=self._output.items,
+            output=output.items,
             error=ResponseError(code, error.message),
             store=False,
         )
-        self.tell([Failed(self._output.number(), self.response)])
-        return self.pending
+        return self.pending + b"".join(map(event, [*ended, Failed(output.number(), failed)]))
 
 
 async def _frames(request: Request, answer: Answer, started: float, run: _Run) -> AsyncIterator[bytes]:

@@ -1,7 +1,6 @@
 """The output of one response as it comes together: finished items, and the events that tell of each step."""
 
 from collections.abc import Callable
-from itertools import count
 
 from handlers.door.schemas.chat import Logprob
 from handlers.door.schemas.response_events import (
@@ -135,8 +134,13 @@ class Output:
     def __init__(self, response: str) -> None:
         self._response = response
         self.items: list[OutputItem] = []
-        self.number: Number = count().__next__
+        self._told = 0
         self._open: _Open | None = None
+
+    def number(self) -> int:
+        """The next event's."""
+        self._told += 1
+        return self._told - 1
 
     def add(self, piece: Piece, logprobs: list[Logprob]) -> list[Event]:
         """The events of one piece. One of another kind than the piece before ends that item and begins the next."""

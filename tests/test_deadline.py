@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -11,9 +12,9 @@ from openai import OpenAI
 from scripts.triton import Triton
 from tests.gateway import Conch
 from tests.observed import Model
-from tests.raw import Wire, await_true, bearer, chat, script
+from tests.raw import Answer, Wire, await_true, bearer, chat, script
 
-PATH = "/v1/chat/completions"
+PATH, RESPONSES = "/v1/chat/completions", "/v1/responses"
 HEADER = "X-Request-Timeout"
 LONG = ["x"] * 2000
 SHOP = """
@@ -162,13 +163,44 @@ def test_who_asks_again_finds_the_answer(conch: Conch, key: str, triton: Triton)
     assert model.since("started") == 1
 
 
-def test_a_stream_that_is_to_finish_breaks_off(conch: Conch, key: str, triton: Triton) -> None:
-    model = Model(triton)
+@pytest.mark.parametrize("path", [PATH, RESPONSES])
+def test_a_stream_that_is_to_finish_ends_with_the_error(conch: Conch, key: str, triton: Triton, path: str) -> None:
+    """Its client hears of it as of any stream; the model goes on, and who asks again gets all of it."""
+    model, name = Model(triton), f"late {path}"
     body = script(*LONG[:100], stream=True, pace_ms=5)
-    with sent(conch, key, body, "0.2", idempotency_key="late-stream") as wire:
-        assert wire.answer_head()[0] == 200
-        assert b"[DONE]" not in wire.rest()
+    if path == RESPONSES:
+        said = json.loads(body)
+        body = json.dumps({"model": "vllm", "input": said["messages"], "stream": True}).encode()
+
+    def ask(seconds: str) -> Answer:
+        with Wire(conch.url) as wire:
+            headers = {"x_request_timeout": seconds, "idempotency_key": name}
+            wire.request("POST", path, body, **bearer(key), **headers)
+            return wire.answer()
+
+    def events(answer: Answer) -> list[dict[str, Any]]:
+        frames = answer.body.split(b"data: ")[1:]
+        return [json.loads(frame.split(b"\n")[0]) for frame in frames if not frame.startswith(b"[DONE]")]
+
+    cut = ask("0.2")
+    assert (cut.status, b"[DONE]" in cut.body) == (200, False)
+    last = events(cut)[-1]
+    error = last["error"] if path == PATH else last["response"]["error"]
+    assert "X-Request-Timeout" in error["message"]
     await_true(lambda: model.since("finished") == 1)
+    await_true(lambda: ask("20").status == 200)
+    whole = ask("20")
+    assert whole.headers["x-runinfra-idempotent-replay"] == "true"
+    assert whole.body.endswith(b"data: [DONE]\n\n")
+    assert b"X-Request-Timeout" not in whole.body
+    told = events(whole)
+    if path == RESPONSES:
+        assert [each["sequence_number"] for each in told] == list(range(len(told)))
+        assert told[-1]["response"]["status"] == "completed"
+        assert told[-1]["response"]["output"][0]["content"][0]["text"] == "x" * 100
+    else:
+        assert "".join(each["choices"][0]["delta"].get("content") or "" for each in told) == "x" * 100
+    assert model.since("started") == 1
 
 
 @pytest.mark.parametrize("retries", [0, 2])

@@ -346,6 +346,7 @@ def test_a_stage_has_all_that_a_request_has() -> None:
         "sent",
         "status",
         "trace",
+        "writing",
     ]
     given = {*re.findall(r"self\.(\w+)", inspect.getsource(Stage.__init__)), *vars(Stage)}
     assert {name for name in Request.__slots__ if not name.startswith("_")} - given == {*whole}

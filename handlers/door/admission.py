@@ -137,9 +137,8 @@ async def reach(request: Request, model: str | None, task: Task) -> Deployment:
             code="model_not_supported",
         )
     heed(request)
-    if gateway.tells_servers:
-        request.asked = []
-        ASKED.set(request.asked)
+    request.asked = []
+    ASKED.set(request.asked)
     if not deployment.verified:
         await deployment.wake()
     return deployment

@@ -4,7 +4,7 @@ import asyncio
 import re
 from time import perf_counter
 
-from handlers.door.errors import InvalidRequest
+from handlers.door.errors import OVERDUE, InvalidRequest
 from handlers.door.lifetime import Request
 
 HEADER = b"x-request-timeout"
@@ -23,5 +23,25 @@ def heed(request: Request) -> None:
             code="invalid_value",
         )
     left = float(given) - (perf_counter() - request.started_at)
-    timer = asyncio.get_running_loop().call_later(max(left, 0.0), request.expire)
+    timer = asyncio.get_running_loop().call_later(max(left, 0.0), _over, request.whole)
     request.on_end(timer.cancel)
+
+
+def _over(request: Request) -> None:
+    if request.expire():
+        request.connection.loop.create_task(_give_up(request))
+
+
+async def _give_up(request: Request) -> None:
+    """Tell the client alone: the handler goes on, for who asks again."""
+    exchange = request.exchange
+    if exchange.response_complete:
+        return
+    exchange.keep_alive = False
+    if not request.started:
+        await request.fail(OVERDUE)
+    elif request.bytes_only or request.writing:
+        request.connection.break_off()
+    else:
+        exchange.write(b"", await request.last_frames(OVERDUE), last=True)
+    exchange.disconnected = True  # what the handler still writes is for nobody

@@ -127,6 +127,23 @@ def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"retry-after", str(seconds).encode()),)
 
 
+STOPPING = ApiError(
+    "Conch is being restarted and could not finish this request; try again.",
+    status=503,
+    code="stopping",
+    headers=retry_after(1),
+)
+OVERDUE = TimedOut(
+    "The time that X-Request-Timeout gives this request is over.", headers=((b"x-should-retry", b"false"),)
+)
+OVERLOADED = ApiError(
+    "Conch has as many requests under way as it may; try again.",
+    status=503,
+    code="overloaded",
+    headers=retry_after(1),
+)
+
+
 def encode(error: ApiError) -> bytes:
     """The body of the answer."""
     return msgspec.json.encode(error.body())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from handlers.door.cors import Cors
     from handlers.door.files import Files
-    from handlers.door.lifetime import Observer
+    from handlers.door.observer import Observer
     from upstream.fetch import Fetcher
 
 VERSION = "0.1.0"

@@ -6,17 +6,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Scope, Send
 
-from handlers.door.errors import ApiError, TimedOut, encode, retry_after, translate, unrouted
+from handlers.door.errors import OVERDUE, OVERLOADED, STOPPING, ApiError, encode, translate, unrouted
 from handlers.door.ids import request_id
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from config import Config
     from handlers.door.billing import Bill
     from handlers.door.gateway import Gateway
     from handlers.door.protocol import Exchange, HeadProtocol
@@ -39,22 +38,6 @@ JSON = (b"content-type", b"application/json")
 _JSON = [JSON]
 
 
-class Observer(Protocol):
-    """Who is told of each request."""
-
-    def learn(self, config: "Config") -> None:
-        """The models of new settings."""
-
-    def began(self, request: "Request") -> None:
-        """Its head is here."""
-
-    def ended(self, request: "Request") -> None:
-        """Its answer is out, or nobody is there any more; what it took has been given back."""
-
-    def refused(self, id: str, error: ApiError, sent: int) -> None:
-        """A head was refused, with so many bytes of an answer's body: no request began."""
-
-
 class Request:
     """One request, from its head to its last byte: what handlers know of it, and the only way to answer it."""
 
@@ -66,7 +49,6 @@ class Request:
         "_releases",
         "_stream_headers",
         "_task",
-        "_writing",
         "asked",
         "authority",
         "bill",
@@ -100,6 +82,7 @@ class Request:
         "unchecked",
         "upstream_seconds",
         "used",
+        "writing",
     )
 
     def __init__(self, gateway: "Gateway", scope: Scope, receive: Receive) -> None:
@@ -131,7 +114,7 @@ class Request:
         self._head = b""  # of a stream, until its first piece leaves
         self.endpoint: Endpoint | None = None
         self.model: str | None = None  # the id of the deployment that it reaches
-        self.asked: list[str] | None = None  # the servers of it that it was sent to, where they are to be told
+        self.asked: list[str] | None = None  # the servers of it that it was sent to; None: it is for no model
         self.refusal: ApiError | None = None  # how it ended, where it did not end well
         self.status = 0  # of the answer, once its head is out
         self.first_at = 0.0  # when the first piece of a stream left, a perf_counter()
@@ -143,7 +126,7 @@ class Request:
         self._keep_alive: asyncio.TimerHandle | None = None
         self._stream_headers: Headers = []
         self._last_write = 0.0
-        self._writing = False
+        self.writing = False  # a piece waits for the client to take those before it
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header (its lower-case name), or None."""
@@ -207,9 +190,9 @@ class Request:
             self.record += data
         head, self._head = self._head, b""
         if self.exchange.flow.write_paused:
-            self._writing = True
+            self.writing = True
             await self._drained()
-            self._writing = False
+            self.writing = False
         self.exchange.write(head, data, last=last)
 
     async def _drained(self) -> None:
@@ -243,34 +226,36 @@ class Request:
         self._keep_alive = loop.call_later(KEEP_ALIVE_EVERY - quiet, self._look)
 
     async def _beat(self) -> None:
-        if self._task is None or self._writing:
+        if self._task is None or self.writing:
             return  # the answer has ended meanwhile, or the client is the slow one
         if not self.started:
             self.start_stream(self._stream_headers)
         await self.write(KEEP_ALIVE)
 
+    @property
+    def committed(self) -> bool:
+        """Whether it goes on without its client: it is to finish, and does not still wait to be sent to a model."""
+        return self.finishes and self.asked != []
+
+    @property
+    def whole(self) -> "Request":
+        """The request that this is, or is a part of."""
+        return self
+
     def leave(self) -> None:
         """The client has gone: end the handler, once, unless it is to finish. The Lifetime releases what it took."""
-        if not self.finishes and not self.left and not self.overdue and self._task is not None:
+        if not self.committed and not self.left and not self.overdue and self._task is not None:
             self.left = True
             self._task.cancel()
 
-    def expire(self) -> None:
-        """The time is over that the client gave it: end the handler; where that is to finish, tell the client alone."""
-        if self._task is not None and not self.left and not self.overdue:
-            self.overdue = True
-            if self.finishes:
-                self.connection.loop.create_task(self._give_up())
-            else:
-                self._task.cancel()
-
-    async def _give_up(self) -> None:
-        if self.started:
-            self.connection.break_off()
-        else:
-            self.exchange.keep_alive = False
-            await self.fail(_OVERDUE)
-            self.exchange.disconnected = True  # what the handler still writes is for nobody
+    def expire(self) -> bool:
+        """The time is over that the client gave it: end the handler. Whether it goes on, since it is to finish."""
+        if self._task is None or self.left or self.overdue:
+            return False
+        self.overdue = True
+        if not self.committed:
+            self._task.cancel()
+        return self.committed
 
     async def run(self, handle: "Callable[[Request], Awaitable[None]]") -> None:
         """Run `handle` to its end, or to the client's, or to its error's; then release, last taken first."""
@@ -287,7 +272,7 @@ class Request:
             await handle(self)
         except asyncio.CancelledError:
             task.uncancel()
-            refusal = _OVERDUE if self.overdue else _STOPPING  # the latter to who is there when the server must stop
+            refusal = OVERDUE if self.overdue else STOPPING  # the latter to who is there when the server must stop
         except Exception as error:  # noqa: BLE001 - translate logs what it does not know
             refusal = translate(error, self.id)
             if self.renamed is not None:
@@ -319,9 +304,12 @@ class Request:
             await self.fail(error)
         elif self.bytes_only:
             self.connection.break_off()
-        else:  # a stream has begun: it ends with the error, and without [DONE]
-            told = b"data: " + encode(error) + b"\n\n"
-            await self.write(told if self.error_frames is None else await self.error_frames(error), last=True)
+        else:
+            await self.write(await self.last_frames(error), last=True)
+
+    async def last_frames(self, error: ApiError) -> bytes:
+        """With which a stream that has begun ends: the error, without [DONE]."""
+        return b"data: " + encode(error) + b"\n\n" if self.error_frames is None else await self.error_frames(error)
 
     async def _unwind(self) -> None:
         while self._releases:
@@ -348,7 +336,7 @@ class Request:
                 take.reset,
                 take.authority.workspace.plan.encode(),
             )
-        if self.asked:
+        if self.asked and self.gateway.tells_servers:
             lines += b"x-conch-upstream: %b\r\n" % ", ".join(dict.fromkeys(self.asked)).encode()
         cors = self.gateway.cors
         if cors is not None:
@@ -361,15 +349,6 @@ class Request:
 
 _EVERY = b"x-request-id: %b\r\nopenai-processing-ms: %d\r\nserver-timing: gateway;dur=%.2f, upstream;dur=%.2f\r\n"
 _LIMITS = b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\nx-ratelimit-tier: %b\r\n"
-_STOPPING = ApiError(
-    "Conch is being restarted and could not finish this request; try again.",
-    status=503,
-    code="stopping",
-    headers=retry_after(1),
-)
-_OVERDUE = TimedOut(
-    "The time that X-Request-Timeout gives this request is over.", headers=((b"x-should-retry", b"false"),)
-)
 
 
 async def _hide(request: Request) -> None:
@@ -378,12 +357,7 @@ async def _hide(request: Request) -> None:
 
 async def _crowded(_: Request) -> None:
     """Before anything is taken or asked: it costs next to nothing."""
-    raise ApiError(
-        "Conch has as many requests under way as it may; try again.",
-        status=503,
-        code="overloaded",
-        headers=retry_after(1),
-    )
+    raise OVERLOADED
 
 
 class Lifetime:

@@ -16,7 +16,7 @@ from handlers.door.framing import INVALID, OVERHEAD, TOO_LARGE, TOO_LONG, TOO_SL
 from handlers.door.ids import request_id
 
 if TYPE_CHECKING:
-    from handlers.door.lifetime import Observer
+    from handlers.door.observer import Observer
 
 JOIN_BELOW = 1 << 20  # a smaller body is copied behind its head: cheaper than two buffers
 CROWD = 64

@@ -7,6 +7,7 @@ from typing import Any
 from handlers.door.billing import bill
 from handlers.door.errors import ApiError
 from handlers.door.lifetime import Headers, Release, Request
+from upstream.trace import ASKED
 
 
 class Stage(Request):
@@ -26,14 +27,19 @@ class Stage(Request):
         self.extra: dict[str, Any] = {}
         self.model = self.used = self.kept = self.bill = None
         self._before = request.upstream_seconds
+        self._asked: list[str] = []  # the servers that stages before it were sent to
         self._done = False
 
     def begin(self) -> None:
         """From now on an error is this stage's, and there is something to pay."""
+        request = self.request
         self.started_at = time.perf_counter()
-        self._before = self.request.upstream_seconds
-        self.request.renamed = self._named
-        bill(self.request).stages.append(bill(self))
+        self._before = request.upstream_seconds
+        request.renamed = self._named
+        bill(request).stages.append(bill(self))
+        if not self._is_claimed:  # it may leave this model's queue, whatever was sent to the last one
+            self._asked, request.asked = request.asked or [], []
+            ASKED.set(request.asked)
 
     async def end(self, *, kept: bool) -> None:
         """All of it ran; `kept`: the client has it. One that has left meanwhile hears no more."""
@@ -41,7 +47,8 @@ class Stage(Request):
         if kept:
             self.kept = self.used
         request = self.request
-        request.finishes = request.bill is not None and request.bill.claim is not None
+        request.finishes = self._is_claimed
+        request.asked = [*self._asked, *(request.asked or ())]
         if self.exchange.disconnected:
             request.leave()
             await asyncio.sleep(0)  # where it is cancelled, unless it is to finish
@@ -57,6 +64,11 @@ class Stage(Request):
     def _named(self, error: ApiError) -> ApiError:
         error.message = f"In the stage {self.name!r}: {error.message}"
         return error
+
+    @property
+    def _is_claimed(self) -> bool:
+        """Whether the whole has an idempotency key: what has begun is finished, for who asks again."""
+        return self.request.bill is not None and self.request.bill.claim is not None
 
     @property
     def failed(self) -> int:
@@ -82,9 +94,10 @@ class Stage(Request):
     def asked(self, value: list[str] | None) -> None:
         self.request.asked = value
 
-    def expire(self) -> None:
-        """The whole's time is over."""
-        self.request.expire()
+    @property
+    def whole(self) -> Request:
+        """What it is a stage of."""
+        return self.request
 
     @property
     def started(self) -> bool:  # type: ignore[override]
