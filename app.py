@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from config import Config, admin_token, metrics_token
 from handlers.door.admission import judge
+from handlers.door.entrance import Lifetime
 from handlers.door.gateway import Gateway
 from handlers.door.later import Handler, Handlers, Later, load
-from handlers.door.lifetime import Lifetime
 from handlers.ops.listening import Listening, listen, url
 from handlers.seeing.cells import Cells
 from store import open_store

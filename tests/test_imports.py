@@ -29,8 +29,8 @@ OURS = """
 config config.faults config.sections config.variables
 handlers handlers.ops handlers.ops.commands handlers.ops.limits handlers.ops.listening handlers.ops.server
 handlers.ops.tables
-handlers.door handlers.door.admission handlers.door.billing handlers.door.deadline handlers.door.errors
-handlers.door.framing
+handlers.door handlers.door.admission handlers.door.billing handlers.door.deadline handlers.door.entrance
+handlers.door.errors handlers.door.framing
 handlers.door.gateway handlers.door.ids handlers.door.later handlers.door.lifetime handlers.door.protocol
 handlers.door.recent
 handlers.seeing handlers.seeing.cells handlers.seeing.families handlers.seeing.metrics handlers.seeing.observer

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from config import Config, ConfigError, api_key, load
 from handlers.door.admission import judge
+from handlers.door.entrance import Lifetime
 from handlers.door.errors import ApiError
-from handlers.door.lifetime import Lifetime
 from handlers.ops.tables import show
 from store import open_store
 from store.records import StoreError

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
-from handlers.door.lifetime import Lifetime
+from handlers.door.entrance import Lifetime
 
 
 class _Printer:

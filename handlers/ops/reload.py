@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from config import Config, ConfigError
 from handlers.door.admission import judge
+from handlers.door.entrance import Lifetime
 from handlers.door.gateway import Gateway
-from handlers.door.lifetime import Lifetime
 from handlers.door.protocol import HeadProtocol
 from handlers.ops import limits, tls
 from upstream.pool import Pool

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from config import Config
-from handlers.door.lifetime import Lifetime
+from handlers.door.entrance import Lifetime
 from handlers.door.protocol import HeadProtocol, configured
 from handlers.ops import limits
 from handlers.ops.listening import Listening
