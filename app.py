@@ -165,8 +165,9 @@ def build(config: Config, cells: Cells | None = None, number: int = 0) -> Lifeti
     async def close() -> None:
         if outbox.cache_info().currsize:
             await outbox().close()
-        for each in (lifetime.gateway, *lifetime.retired):
-            await each.pool.close()
+        pools = [each.pool for each in (lifetime.gateway, *lifetime.retired)]
+        while pools:
+            await pools.pop().close(*pools)
         await lifetime.gateway.close()
 
     hot, rest = _routes(config)

@@ -38,8 +38,8 @@ handlers.seeing.tracing
 store store.accounts store.buckets store.claims store.ledger store.processes store.records store.responses store.script
 store.sqlite store.teller
 upstream upstream.answer upstream.binding upstream.connection upstream.contract upstream.deployment upstream.errors
-upstream.health upstream.http upstream.inference upstream.loading upstream.names upstream.pool upstream.queue
-upstream.replica upstream.responses upstream.sse upstream.stops upstream.tasks
+upstream.fleet upstream.health upstream.http upstream.inference upstream.loading upstream.names upstream.pool
+upstream.queue upstream.replica upstream.responses upstream.sse upstream.stops upstream.tasks
 upstream.template upstream.tensors upstream.text upstream.trace
 """
 """Conch's own, for a chat model over HTTP on SQLite."""

@@ -30,6 +30,9 @@ A = TypeVar("A", bound=Answer)
 MAX_QUEUE = 256
 """Requests that may wait where max_inflight is set and max_queue is not."""
 
+UNREADABLE = (ValueError, OSError, ImportError)
+"""That a task's files are not what they should be; or, the latter two, that no file is left to open, say."""
+
 MOST_TRIED = 8
 """Servers that a request is sent to where each says that it does not have the model, and it is loaded in between."""
 
@@ -139,8 +142,22 @@ class Deployment:
             try:
                 self.prepared = await asyncio.to_thread(self._task.prepare, self.settings)
                 self._unprepared = ""
-            except (ValueError, OSError, ImportError) as error:  # the latter two: no file is left to open, say
+            except UNREADABLE as error:
                 self._unprepared = str(error)
+
+    async def read(self, settings: Settings) -> list[Any] | None:
+        """What the task needs, in a list, read anew; None where it cannot be read, or never could."""
+        try:
+            return None if self._unprepared else [await asyncio.to_thread(self._task.prepare, settings)]
+        except UNREADABLE:
+            return None
+
+    def renew(self, settings: Settings, read: list[Any]) -> None:
+        """Go by settings that ask nothing else of Triton, and by what was read for them."""
+        self.settings = settings
+        [self.prepared] = read
+        for replica in self.replicas:
+            replica.settings = settings
 
     def add(self, server: Server) -> Replica:
         """One more server of this model; it serves once it is checked."""

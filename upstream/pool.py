@@ -1,39 +1,19 @@
-"""A client for every Triton server, the deployments on them, and the watch that keeps verification true."""
+"""Every upstream and every deployment by name; and the same for other settings, of which what is unchanged goes on."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from random import uniform
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from upstream.deployment import Deployment
-from upstream.http import Client
-from upstream.names import Names, Resolve, is_name, resolve
+from upstream.fleet import CHECK_TIMEOUT, Fleet, UpstreamSettings
+from upstream.names import Resolve, resolve
 from upstream.queue import Watcher
-from upstream.replica import Replica, Server, Settings
+from upstream.replica import Settings
 
-if TYPE_CHECKING:
-    from upstream.grpc import GrpcClient
-
-log = logging.getLogger("conch")
-
-CHECK_TIMEOUT = 5.0
-SPREAD = 0.1
-"""By how much of its period a check comes earlier or later, so that those of many models do not come at once."""
-
-
-class UpstreamSettings(Protocol):
-    """The part of an [upstreams.NAME] table that the pool reads."""
-
-    @property
-    def urls(self) -> list[str]: ...
-    @property
-    def grpc(self) -> list[str]: ...
-    @property
-    def connect_timeout(self) -> float: ...
-    @property
-    def check_every(self) -> float: ...
+PLAIN = ("aliases", "workspaces", "owned_by")
+"""What of a [[models]] entry no deployment reads; of its price, only whether it has one."""
 
 
 class ModelSettings(Settings, Protocol):
@@ -43,45 +23,6 @@ class ModelSettings(Settings, Protocol):
     def upstream(self) -> str: ...
     @property
     def aliases(self) -> list[str]: ...
-
-
-class Fleet:
-    """The servers of one upstream, by its urls and then by their addresses, and the deployments on them."""
-
-    def __init__(self, settings: UpstreamSettings) -> None:
-        self.settings = settings
-        self.deployments: list[Deployment] = []
-        self._grpc: list[str | None] = [*settings.grpc] or [None] * len(settings.urls)
-        self._by_url = {url: [self._server(url, None)] for url in settings.urls}
-
-    @property
-    def servers(self) -> list[Server]:
-        return [server for servers in self._by_url.values() for server in servers]
-
-    @property
-    def names(self) -> dict[str, list[str]]:
-        """The names that are to be resolved, and the urls that have them."""
-        names: dict[str, list[str]] = {}
-        for url in filter(is_name, self._by_url):
-            names.setdefault(urlsplit(url).hostname or "", []).append(url)
-        return names
-
-    def move(self, url: str, endpoints: Sequence[str | None]) -> tuple[list[Server], list[Server]]:
-        """Those servers that `url` has from now on and had not, and those that it had."""
-        before = {server.http.at: server for server in self._by_url[url]}
-        now = {at: before.pop(at, None) for at in endpoints}
-        come = {at: self._server(url, at) for at, server in now.items() if server is None}
-        self._by_url[url] = [server or come[at] for at, server in now.items()]
-        return list(come.values()), list(before.values())
-
-    def _server(self, url: str, at: str | None) -> Server:
-        timeout = self.settings.connect_timeout
-        http = Client(url, connect_timeout=timeout, at=at)
-        address = self._grpc[self.settings.urls.index(url)]
-        # gRPC has the same addresses if it has the same name; another name it resolves itself.
-        same = address is not None and urlsplit(f"//{address.rpartition('//')[2]}").hostname == urlsplit(url).hostname
-        grpc = _grpc(address, timeout, at if same else None) if address else None
-        return Server(url if at is None else f"{url} at {at}", http, grpc)
 
 
 class Pool:
@@ -97,27 +38,25 @@ class Pool:
         watcher: Watcher | None = None,
         *,
         resolve: Resolve = resolve,
+        kept: "_Kept | None" = None,
     ) -> None:
-        self.fleets = {name: Fleet(upstream) for name, upstream in upstreams.items()}
-        self.watcher = watcher or Watcher()
-        self.deployments = {
-            model.id: Deployment(model, self.fleets[model.upstream].servers, self.watcher) for model in models
+        self.watcher, self._resolve = watcher or Watcher(), resolve
+        self._kept = kept or _Kept()
+        self.fleets = {
+            name: self._kept.fleets.get(name) or Fleet(upstream, resolve) for name, upstream in upstreams.items()
         }
+        self.deployments = {model.id: self._deployment(model) for model in models}
         self.by_name = {name: self.deployments[model.id] for model in models for name in (model.id, *model.aliases)}
-        for model in models:
-            self.fleets[model.upstream].deployments.append(self.deployments[model.id])
-        self._names = Names(resolve)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._looks: dict[Replica, asyncio.Task[None]] = {}
 
     def watch(self) -> None:
         """Begin to verify every deployment, and to look again after each `check_every`."""
-        for fleet in self.fleets.values():
-            self._start(self._follow(fleet))
+        for name, fleet in self.fleets.items():
+            if name not in self._kept.fleets:
+                fleet.watch()
 
     async def check(self) -> None:
         """Resolve every name, and verify every deployment, once."""
-        await asyncio.gather(*(self._resolve(fleet) for fleet in self.fleets.values()))
+        await asyncio.gather(*(fleet.resolve() for fleet in self.fleets.values()))
         await asyncio.gather(*(deployment.check(CHECK_TIMEOUT) for deployment in self.deployments.values()))
 
     async def settled(self, keep: Callable[[Deployment], bool] = lambda deployment: True) -> list[Deployment]:
@@ -127,129 +66,65 @@ class Pool:
             await deployment.checked.wait()
         return [deployment for deployment in wanted if deployment.available]
 
-    async def close(self) -> None:
-        """End the watch and close every connection."""
-        tasks = [*self._tasks, *self._looks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for deployment in self.deployments.values():
-            if deployment.loader is not None:
-                await deployment.loader.close()
+    async def successor(self, upstreams: Mapping[str, UpstreamSettings], models: Sequence[ModelSettings]) -> "Pool":
+        """The pool of other settings, watched; until its `take_over` nothing of this one is another.
+
+        An upstream of the same settings is the same one. So is each of its deployments whose own are the same: what
+        waits in its queue, the places that are taken, what is known of its servers. Its files are read again.
+        """
+        kept = _Kept()
+        for name, upstream in upstreams.items():
+            if name in self.fleets and self.fleets[name].settings == upstream:
+                kept.fleets[name] = self.fleets[name]
+        same = [model for model in models if model.upstream in kept.fleets and self._has(model)]
+        read = await asyncio.gather(*(self.deployments[model.id].read(model) for model in same))
+        for model, prepared in zip(same, read, strict=True):
+            if prepared is not None:
+                kept.deployments[model.id] = self.deployments[model.id], prepared
+        pool = Pool(upstreams, models, self.watcher, resolve=self._resolve, kept=kept)
+        pool.watch()
+        return pool
+
+    def take_over(self, models: Sequence[ModelSettings]) -> None:
+        """From now on what was kept goes by these settings, and by what was read of its files."""
+        for model in models:
+            if model.id in self._kept.deployments:
+                deployment, prepared = self._kept.deployments[model.id]
+                deployment.renew(model, prepared)
+        self._kept = _Kept()
+
+    async def close(self, *others: "Pool") -> None:
+        """End the watch and close every connection, but of what the `others` have, too."""
+        fleets = {id(fleet) for pool in others for fleet in pool.fleets.values()}
+        deployments = {id(each) for pool in others for each in pool.deployments.values()}
         for fleet in self.fleets.values():
-            for server in fleet.servers:
-                await _close(server)
+            if id(fleet) not in fleets:
+                await fleet.close()
+        for deployment in self.deployments.values():
+            for fleet in self.fleets.values():
+                if id(deployment) not in deployments and deployment in fleet.deployments:
+                    await fleet.remove(deployment)
 
-    async def _follow(self, fleet: Fleet) -> None:
-        """Verify what is on it; then follow its names."""
-        every = fleet.settings.check_every
-        await self._resolve(fleet)
-        for deployment in fleet.deployments:
-            deployment.told = _Tale(deployment).tell
-            self._start(self._begin(deployment, every))
-        while fleet.names:
-            await asyncio.sleep(_about(every))
-            await self._resolve(fleet)
+    def _deployment(self, model: ModelSettings) -> Deployment:
+        if model.id in self._kept.deployments:
+            return self._kept.deployments[model.id][0]
+        fleet = self.fleets[model.upstream]
+        deployment = Deployment(model, fleet.servers, self.watcher)
+        fleet.add(deployment)
+        return deployment
 
-    async def _begin(self, deployment: Deployment, every: float) -> None:
-        await deployment.check(CHECK_TIMEOUT)
-        for replica in deployment.replicas:
-            if replica not in self._looks:
-                self._looks[replica] = asyncio.create_task(self._look(deployment, replica, every))
-        if deployment.loader is not None:
-            await deployment.loader.mind()
-
-    async def _look(self, deployment: Deployment, replica: Replica, every: float, *, new: bool = False) -> None:
-        """Check it whenever that is due."""
-        while True:
-            if not new:
-                await replica.rest(_about(every))
-            new = False
-            await deployment.look(replica, CHECK_TIMEOUT)
-
-    async def _resolve(self, fleet: Fleet) -> None:
-        for name, urls in fleet.names.items():
-            endpoints = await self._names.look(name)
-            if endpoints is None:
-                continue
-            for url in urls:
-                self._move(fleet, *fleet.move(url, endpoints))
-
-    def _move(self, fleet: Fleet, come: list[Server], gone: list[Server]) -> None:
-        """Requests go to those that have come once they are checked, and no more to those that are gone."""
-        left: list[Replica] = []
-        for deployment in fleet.deployments:
-            for server in come:
-                replica = deployment.add(server)
-                if deployment.checked.is_set():
-                    look = self._look(deployment, replica, fleet.settings.check_every, new=True)
-                    self._looks[replica] = asyncio.create_task(look)
-            for replica in [each for each in deployment.replicas if each.server in gone]:
-                deployment.remove(replica)
-                left.append(replica)
-                if replica in self._looks:
-                    self._looks.pop(replica).cancel()
-        for server in gone:
-            self._start(_retire(server, [replica for replica in left if replica.server is server]))
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _has(self, model: Any) -> bool:
+        """Whether a deployment here is what other settings ask for."""
+        deployment = self.deployments.get(model.id)
+        if deployment is None or (deployment.settings.price is None) != (model.price is None):
+            return False
+        own: Any = deployment.settings
+        return bool(own == replace(model, price=own.price, **{name: getattr(own, name) for name in PLAIN}))
 
 
-class _Tale:
-    """Tells the log what has changed about a deployment."""
+class _Kept:
+    """What of one pool goes on in the next: upstreams by name, deployments by id with what was read of their files."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
-        self._said: tuple[str, dict[str, str]] | None = None
-
-    def tell(self) -> None:
-        """Once for each change."""
-        deployment = self._deployment
-        servers = {replica.server.url: replica.reason for replica in deployment.replicas}
-        if (deployment.reason, servers) == self._said:
-            return
-        before, known = self._said or ("not checked yet", {})
-        self._said = deployment.reason, servers
-        if deployment.reason:
-            if deployment.available:
-                log.info("model %s will be loaded for who asks: %s", deployment.id, deployment.reason)
-            else:
-                log.warning("model %s is not verified: %s", deployment.id, deployment.reason)
-            return
-        if before:
-            log.info("model %s is verified", deployment.id)
-        for server, reason in servers.items():
-            if reason != known.get(server, ""):
-                if reason:
-                    log.warning("model %s lacks the server %s: %s", deployment.id, server, reason)
-                elif not before:
-                    log.info("model %s has the server %s again", deployment.id, server)
-
-
-def _grpc(address: str, timeout: float, at: str | None) -> "GrpcClient":
-    """Imported where an upstream has one."""
-    from upstream.grpc import GrpcClient
-
-    return GrpcClient(address, connect_timeout=timeout, at=at)
-
-
-def _about(seconds: float) -> float:
-    return seconds * uniform(1 - SPREAD, 1 + SPREAD)
-
-
-async def _retire(server: Server, replicas: Sequence[Replica]) -> None:
-    """Close its connections when what is under way there has ended."""
-    try:
-        while any(replica.outstanding for replica in replicas):  # noqa: ASYNC110 - nobody waits for it
-            await asyncio.sleep(1.0)
-    finally:
-        await _close(server)
-
-
-async def _close(server: Server) -> None:
-    server.http.close()
-    if server.grpc is not None:
-        await server.grpc.close()
+    def __init__(self) -> None:
+        self.fleets: dict[str, Fleet] = {}
+        self.deployments: dict[str, tuple[Deployment, list[Any]]] = {}

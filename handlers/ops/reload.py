@@ -126,15 +126,15 @@ class Reloading:
         old = application.gateway
         new = old.successor(config)
         new.judge = judge(config.plans)
-        new.pool = Pool(config.upstreams, config.models, old.pool.watcher)
-        new.pool.watch()
+        new.pool = await old.pool.successor(config.upstreams, config.models)
         try:
             verified = await new.pool.settled()
             if self._secured is not None:
                 tls.read(self._secured, settings)
         except BaseException:
-            await new.pool.close()
+            await new.pool.close(*self._pools())
             raise
+        new.pool.take_over(config.models)
         if new.observer is not None:
             new.observer.learn(config)
         application.gateway = new
@@ -151,7 +151,11 @@ class Reloading:
         if under_way := set(self._server.server_state.tasks):
             await asyncio.wait(under_way)
         self._application.retired.remove(old)
-        await old.pool.close()
+        await old.pool.close(*self._pools())
+
+    def _pools(self) -> list[Pool]:
+        """Those by which requests go."""
+        return [each.pool for each in (self._application.gateway, *self._application.retired)]
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._ends.add(task)
