@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+
 from config import PLANS
 from handlers.door.admission import judge
 from scripts.load import FREE, KEYED, PRICED, Target
-from scripts.telling import TOLD
+from scripts.telling import TOLD, Holding
 from store import Store, accounts, ledger, open_store
 from store.teller import Clock
 
@@ -105,14 +107,14 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    async def holds(self) -> tuple[int, int]:
-        """Of scripts.telling: its tasks, and the objects that only the collector finds. Raises TimeoutError."""
+    async def holds(self) -> Holding:
+        """Of scripts.telling. Raises TimeoutError where it does not say."""
         said = len(self._log)
         self._process.send_signal(signal.SIGUSR1)
         async with asyncio.timeout(10):
             while not (told := TOLD.search("".join(self._log[said:]))):  # noqa: ASYNC110 - a log tells no event
                 await asyncio.sleep(0.05)
-        return int(told[1]), int(told[2])
+        return msgspec.json.decode(told[1], type=Holding)
 
     async def kill(self) -> None:
         """kill -9, unless it has ended."""

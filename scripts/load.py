@@ -124,8 +124,8 @@ def choose(models: Sequence[str], keyed: float) -> Chosen:
 class Load:
     """So many `clients`, spread over `targets`, that each ask again as soon as they are answered.
 
-    They make at most about `rate` requests per second together. `seen` is in the order of the ends. Of the requests,
-    `repeats` are one with a key that was sent before, once more.
+    They make at most about `rate` requests per second together. `seen`, which may have begun before, is in the order
+    of the ends. Of the requests, `repeats` are one with a key that was sent before, once more.
     """
 
     def __init__(
@@ -138,8 +138,9 @@ class Load:
         seed: int,
         repeats: float = 0.15,
         rate: float = inf,
+        seen: list[Seen] | None = None,
     ) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[Seen] = [] if seen is None else seen
         self._progress = asyncio.Condition()
         self._targets, self._secret, self._chosen = targets, secret, chosen
         self._dice, self._repeats = random.Random(seed), repeats

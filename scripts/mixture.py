@@ -6,16 +6,19 @@ import io
 import json
 import random
 import wave
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scripts.load import FREE, PRICED, Ask, Chosen, choose
+from scripts.load import FREE, PRICED, Ask, Chosen, Seen, choose
 from scripts.wheel import CACHE
 
 ROOT = Path(__file__).resolve().parents[1]
 ABANDONED, FAULTY = 0.10, 0.05
+"""Parts of all requests: those whose client left before the end of its answer, those that are broken."""
+EAGER = 3
+"""So many times its part is tried where there were too few so far: many who would leave are answered before."""
 BROKEN, GARBAGE, UNBILLED = "broken upstream", "garbage", "models"
 BOUNDARY = "soak-boundary"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -104,8 +107,29 @@ def repository(folder: Path) -> Path:
     return made
 
 
-def choose_any() -> Chosen:
-    """Asks of every kind; ABANDONED and FAULTY are their parts of the whole."""
+@dataclass
+class Tally:
+    """Of the requests in `seen`, how many were abandoned, and how many faulty: whether that is too few."""
+
+    seen: Sequence[Seen]
+    abandoned: int = 0
+    faulty: int = 0
+    _counted: int = 0
+
+    def count(self) -> None:
+        """What came since the last time."""
+        new = self.seen[self._counted :]
+        self._counted += len(new)
+        self.abandoned += sum(each.left for each in new)
+        self.faulty += sum(each.ask.kind in (BROKEN, GARBAGE) for each in new)
+
+    def tries(self, part: float, count: int) -> float:
+        """How likely the next one is to be tried, that `count` becomes this part of the whole."""
+        return part * EAGER if count < part * self._counted else 0.0
+
+
+def choose_any(seen: Sequence[Seen]) -> Chosen:
+    """Asks of every kind, that ABANDONED and FAULTY become their parts of what is `seen`."""
     kinds = {
         choose([PRICED, FREE], keyed=0.1): 50,
         _completion: 8,
@@ -118,12 +142,15 @@ def choose_any() -> Chosen:
         _models: 4,
     }
 
+    tally = Tally(seen)
+
     def chosen(dice: random.Random) -> Ask:
-        if dice.random() < FAULTY:
+        tally.count()
+        if dice.random() < tally.tries(FAULTY, tally.faulty):
             return _broken(dice) if dice.random() < 0.5 else dice.choice(GARBLED)
         [kind] = dice.choices(list(kinds), list(kinds.values()))
         ask = kind(dice)
-        return _abandoned(ask, dice) if dice.random() < ABANDONED else ask
+        return _abandoned(ask, dice) if dice.random() < tally.tries(ABANDONED, tally.abandoned) else ask
 
     return chosen
 

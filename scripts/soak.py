@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,18 @@ from scripts import reconcile  # noqa: E402
 from scripts.faulty import faulty  # noqa: E402
 from scripts.gateways import NotStarted, Process, open_shop, settings  # noqa: E402
 from scripts.load import Load, Seen, Target  # noqa: E402
-from scripts.mixture import BROKEN, GARBAGE, MODELS, UNBILLED, choose_any, repository  # noqa: E402
+from scripts.mixture import (  # noqa: E402
+    ABANDONED,
+    BROKEN,
+    FAULTY,
+    GARBAGE,
+    MODELS,
+    UNBILLED,
+    Tally,
+    choose_any,
+    repository,
+)
+from scripts.telling import Holding  # noqa: E402
 from scripts.triton import Triton, TritonError  # noqa: E402
 from store.records import StoreError  # noqa: E402
 
@@ -41,6 +52,8 @@ REST = 65.0
 """Seconds without a request, after which connections to Triton that are kept for the next one have been closed."""
 BLOCKS = 30
 """Of the time that is looked at: what memory was in each is one point of its slope."""
+NEARLY = 0.95
+"""Of the parts that are to be abandoned and faulty: at least so much of each must have been."""
 IN_PROGRESS = "idempotency_in_progress"
 """The only refusal of what is neither broken nor abandoned: of a key that is asked again while it runs."""
 
@@ -58,10 +71,9 @@ class Plan:
 
 
 class Held(NamedTuple):
-    """What the gateway has while nothing is asked of it; `garbage`: objects that only the collector finds."""
+    """What the gateway has while nothing is asked of it."""
 
-    tasks: int
-    garbage: int
+    told: Holding
     sockets: int
     files: int
     resident: int  # KiB
@@ -96,9 +108,8 @@ class Gateway:
 
     async def held(self) -> Held:
         """Now. Raises TimeoutError where it does not say."""
-        tasks, garbage = await self._process.holds()
-        links = self._links()
-        return Held(tasks, garbage, sum(link.startswith("socket:") for link in links), len(links), self._resident())
+        told, links = await self._process.holds(), self._links()
+        return Held(told, sum(link.startswith("socket:") for link in links), len(links), self._resident())
 
     async def watch(self) -> None:
         """Notes its memory every second."""
@@ -143,18 +154,18 @@ async def soak(triton: Triton, url: str, folder: Path, plan: Plan) -> Outcome:
         gateway = Gateway(process)
 
         async def load(minutes: float, seed: int) -> Held:
-            asking = Load([target], secret, choose_any(), clients=plan.clients, seed=seed, rate=plan.rate)
+            chosen = choose_any(seen)
+            asking = Load([target], secret, chosen, clients=plan.clients, seed=seed, rate=plan.rate, seen=seen)
             try:
                 await asyncio.sleep(minutes * 60)
                 await asking.stop()
             finally:
                 await asking.abort()
-            seen.extend(asking.seen)
             await asyncio.sleep(plan.rest)
             return await gateway.held()
 
         early = await load(plan.warm, plan.seed)
-        print(f"after {plan.warm:g} minutes: {early}", flush=True)
+        print(f"after {plan.warm:g} minutes: {early.told.tasks} tasks, {early.resident} KiB", flush=True)
         watching = asyncio.create_task(gateway.watch())
         late = await load(plan.minutes - plan.warm, plan.seed + 1)
         watching.cancel()
@@ -165,7 +176,7 @@ async def soak(triton: Triton, url: str, folder: Path, plan: Plan) -> Outcome:
         told.append(f"the gateway ended with status {status}: {''.join(log[-10:])}")
     steady = gateway.resident[: -round(plan.rest) or None]
     outcome = Outcome(seen, books, early, late, steady, slope(steady), told)
-    outcome.faults += growth(outcome)
+    outcome.faults += [*growth(outcome), *shares(seen)]
     return outcome
 
 
@@ -179,34 +190,65 @@ def answers(seen: Sequence[Seen]) -> Iterator[str]:
 
 def growth(outcome: Outcome) -> Iterator[str]:
     """What there is more of than there was at the beginning."""
-    for name in ("tasks", "sockets", "files"):
-        early, late = getattr(outcome.early, name), getattr(outcome.late, name)
-        if late > early:
-            yield f"it has {late} {name}, and had {early}"
+    early, late = outcome.early, outcome.late
+    for name, before, after in (
+        ("tasks", early.told.tasks, late.told.tasks),
+        ("sockets", early.sockets, late.sockets),
+        ("files", early.files, late.files),
+    ):
+        if after > before:
+            yield f"it has {after} {name}, and had {before}"
     if outcome.slope.value > outcome.slope.noise:
         yield f"its memory grows by {outcome.slope.value:.1f} ± {outcome.slope.noise:.1f} KiB a minute"
+
+
+def shares(seen: Sequence[Seen]) -> Iterator[str]:
+    """What it did not do as it says."""
+    tally = Tally(seen)
+    tally.count()
+    for what, count, part in (("abandoned", tally.abandoned, ABANDONED), ("faulty", tally.faulty, FAULTY)):
+        if count < NEARLY * part * len(seen):
+            yield f"{count / len(seen):.1%} of the requests were {what}, not {part:.0%}"
 
 
 def table(outcome: Outcome) -> str:
     """The figures, one to a line."""
     seen, early, late = outcome.seen, outcome.early, outcome.late
-    kinds = Counter(each.ask.kind for each in seen)
+    kinds, tally, before, after = Counter(each.ask.kind for each in seen), Tally(seen), early.told, late.told
+    tally.count()
+    total = len(seen)
     rows: dict[str, object] = {
         "requests": len(seen),
         **{f"  {kind}": count for kind, count in kinds.most_common()},
         "seen complete": sum(each.complete for each in seen),
-        "abandoned by their client": sum(each.left for each in seen),
+        "abandoned by their client": f"{tally.abandoned}, {tally.abandoned / total:.1%}",
+        "faulty": f"{tally.faulty}, {tally.faulty / total:.1%}",
         "in the ledger": len(outcome.ledger.usage),
-        "tasks: after the warm-up, at the end": f"{early.tasks}, {late.tasks}",
-        "garbage": f"{early.garbage}, {late.garbage}",
+        "tasks: after the warm-up, at the end": f"{before.tasks}, {after.tasks}",
+        "garbage": f"{before.garbage}, {after.garbage}",
         "sockets": f"{early.sockets}, {late.sockets}",
         "files, sockets among them": f"{early.files}, {late.files}",
         "RSS at rest, MiB": f"{early.resident / 1024:.1f}, {late.resident / 1024:.1f}",
+        "blocks of Python's allocator": f"{before.blocks}, {after.blocks}",
+        "malloc's in use, MiB": f"{_mib(before.used + before.mapped)}, {_mib(after.used + after.mapped)}",
+        "malloc's free, MiB": f"{_mib(before.free)}, {_mib(after.free)}",
+        "objects, where there are more": _more(before.objects, after.objects),
         "RSS under load, in fifths": _fifths(outcome.resident),
         "RSS under load, KiB a minute": f"{outcome.slope.value:+.1f} ± {outcome.slope.noise:.1f}",
         "faults": len(outcome.faults),
     }
     return "\n".join(f"{name:<40}{value:>32}" for name, value in rows.items())
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f}"
+
+
+def _more(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """The types of which there are more, and by how many: those that grew most."""
+    grown = Counter(after)
+    grown.subtract(before)
+    return " ".join(f"{name}+{count}" for name, count in grown.most_common(5) if count > 0) or "none"
 
 
 def _fifths(points: Sequence[tuple[float, int]]) -> str:

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 
 from scripts.faulty import faulty
 from scripts.gateways import Process, open_shop, settings
-from scripts.load import Client, Target
+from scripts.load import Client, Seen, Target
 from scripts.mixture import MODELS, choose_any
 from scripts.triton import Triton
 from tests.gateway import Conch
@@ -81,13 +81,16 @@ async def test_nothing_is_left_to_the_collector(triton: Triton, tmp_path: Path) 
         file.write_text(settings(triton.url, MODELS.format(grpc=triton.grpc_url, root=ROOT, broken=broken)))
         gateway = await Process.start(file, f"sqlite:{tmp_path}/conch.db", target, log, ("-m", "scripts.telling"))
         try:
-            chosen, garbage = choose_any(), []
+            seen: list[Seen] = []
+            chosen, garbage = choose_any(seen), []
             for _ in range(2):
                 for _ in range(200):
                     client = Client(target, secret)
-                    assert await client.ask(chosen(dice)) is not None
+                    answer = await client.ask(chosen(dice))
+                    assert answer is not None
+                    seen.append(answer)
                     client.close()
-                garbage.append((await gateway.holds())[1])
+                garbage.append((await gateway.holds()).garbage)
             assert await gateway.stop() == 0
         finally:
             await gateway.kill()
