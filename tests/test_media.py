@@ -1,6 +1,7 @@
 """Sound through the real codecs: formats, windows, cross-fades, transcripts, and files that are not what they say."""
 
 import asyncio
+import gc
 import io
 import subprocess
 import sys
@@ -130,6 +131,14 @@ class TestEncoder:
     def test_nothing_fed_is_a_file_without_sound(self) -> None:
         assert Encoder("pcm", RATE).finish() == b""
         assert len(Encoder("wav", RATE).finish()) == 44
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_one_that_is_left_waits_for_no_collector(self, format: str) -> None:
+        gc.collect()
+        encoder = Encoder(format, RATE)
+        encoder.feed(tone(0.5).tobytes())
+        del encoder
+        assert gc.collect() == 0
 
     async def test_from_many_threads_and_abandoned(self) -> None:
         async def one() -> bytes:

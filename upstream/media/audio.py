@@ -76,6 +76,8 @@ class Encoder:
     0xFFFFFFFF, which players take for "until the end", as they do with OpenAI's own.
     """
 
+    _container: Any = None
+
     def __init__(self, format: str, rate: int, *, dtype: SampleType = "FP32", speed: float = 1.0) -> None:
         """`rate` is that of the samples, in Hz; `speed` is 0.25 to 4 and keeps the pitch. Raises MediaError."""
         if format not in FORMATS:
@@ -128,6 +130,12 @@ class Encoder:
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._sink.take()
+
+    def __del__(self) -> None:
+        """The client has left before `finish`, perhaps while a thread was within `feed`: container and stream, which
+        refer to one another, would wait for the collector, with all that FFmpeg has for them."""
+        if self._container is not None:
+            self._container.close()
 
     def _frame(self, wave: Any) -> "AudioFrame":
         from av import AudioFrame
