@@ -32,7 +32,7 @@ handlers.ops.tables
 handlers.door handlers.door.admission handlers.door.billing handlers.door.deadline handlers.door.entrance
 handlers.door.errors handlers.door.framing
 handlers.door.gateway handlers.door.ids handlers.door.later handlers.door.lifetime handlers.door.protocol
-handlers.door.recent
+handlers.door.recent handlers.door.signals
 handlers.seeing handlers.seeing.cells handlers.seeing.families handlers.seeing.metrics handlers.seeing.observer
 handlers.seeing.tracing
 store store.accounts store.buckets store.claims store.ledger store.processes store.records store.responses store.script

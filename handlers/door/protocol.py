@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections import deque
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ from config import Server
 from handlers.door.errors import ApiError, encode, retry_after
 from handlers.door.framing import INVALID, OVERHEAD, TOO_LARGE, TOO_LONG, TOO_SLOW, fault
 from handlers.door.ids import request_id
+from handlers.door.signals import Signal
 
 if TYPE_CHECKING:
     from handlers.door.observer import Observer
@@ -22,6 +24,8 @@ JOIN_BELOW = 1 << 20  # a smaller body is copied behind its head: cheaper than t
 CROWD = 64
 """Connections beyond the last that are told why they are closed; more are reset."""
 _END = b"0\r\n\r\n"
+_NOTHING: deque[Any] = deque(maxlen=0)  # what waits on a connection, as long as no request came before its turn
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
 _CLOCK_STEP = 0.001  # uvloop rounds timers to milliseconds: they may ring this much early
 
 
@@ -87,12 +91,15 @@ class HeadProtocol(HttpToolsProtocol):
     uvicorn never tells a handler that its client has left; `scope["connection"].running` is told, at once.
     """
 
-    max_header = 64 << 10
-    max_url = 8 << 10
-    max_connections = 8192
-    header_timeout = 10.0
-    linger = 5.0
+    max_header, max_url, max_connections = 64 << 10, 8 << 10, 8192
+    header_timeout, linger = 10.0, 5.0
     observer: "Observer | None" = None
+
+    # Instances share the names of up to thirty attributes, uvicorn's; with more, each has 1.5 KiB of its own.
+    __slots__ = (
+        *("_close_timer", "_head_bytes", "_head_timer", "_idle_since", "_in_head", "_overhead"),
+        *("_refusal", "_refused", "_upgrading", "running", "served"),
+    )
 
     @classmethod
     def limit(cls, settings: Server, connections: int) -> None:
@@ -102,6 +109,7 @@ class HeadProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.pipeline = _NOTHING
         self.running: Leavable | None = None
         self.served: Exchange | None = None  # the one that is answered; `cycle` is the newest
         self._in_head = True  # or between two requests
@@ -116,6 +124,7 @@ class HeadProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow._is_writable_event = Signal(True)
         if len(self.connections) > self.max_connections:
             if len(self.connections) < self.max_connections + CROWD:
                 self._refuse(_FULL)
@@ -218,7 +227,7 @@ class HeadProtocol(HttpToolsProtocol):
             access_logger=self.access_logger,
             access_log=False,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
+            message_event=Signal(),
             expect_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
@@ -229,6 +238,7 @@ class HeadProtocol(HttpToolsProtocol):
             self._start_asgi_task(exchange, self.app)
         else:
             self.flow.pause_reading()
+            self.pipeline = self.pipeline or deque()
             self.pipeline.appendleft((exchange, self.app))
 
     def _scope(self, method: bytes, version: str) -> Any:
@@ -237,7 +247,7 @@ class HeadProtocol(HttpToolsProtocol):
         path = url.path.decode("ascii")
         return {
             "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": version,
             "server": self.server,
             "client": self.client,
