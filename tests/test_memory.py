@@ -1,6 +1,7 @@
 """The gateway's memory over requests of every kind: what a request takes, it gives back."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
+from handlers.ops.server import CROWD
 from scripts.faulty import faulty
 from scripts.gateways import Process, open_shop, settings
-from scripts.load import Client, Seen, Target
+from scripts.load import FREE, Ask, Client, Seen, Target
 from scripts.mixture import MODELS, choose_any
 from scripts.triton import Triton
 from tests.gateway import Conch
@@ -96,6 +98,47 @@ async def test_nothing_is_left_to_the_collector(triton: Triton, tmp_path: Path) 
             await gateway.kill()
             await store.close()
     assert garbage[1] < 200, f"{garbage} objects of 200 requests each"
+
+
+async def test_what_a_crowd_took_is_given_back(triton: Triton, tmp_path: Path) -> None:
+    file, target, log, url = tmp_path / "conch.toml", Target(), Log(), f"sqlite:{tmp_path}/conch.db"
+    store, secret = await open_shop(url)
+    file.write_text(settings(triton.url).replace("port = 0", 'port = 0\nlog_level = "debug"'))
+    gateway = await Process.start(file, url, target, log)
+    script = "script: " + json.dumps({"pieces": ["a ", "b "], "pace_ms": 1000})
+    body = {"model": FREE, "messages": [{"role": "user", "content": script}], "max_tokens": 32, "stream": True}
+    try:
+        for _ in range(2):
+            log.clear()
+            clients = [Client(target, secret) for _ in range(CROWD + 20)]
+            seen = await asyncio.gather(*(client.ask(Ask(json.dumps(body).encode())) for client in clients))
+            for client in clients:
+                client.close()
+            assert all(each is not None and each.complete for each in seen)
+            async with asyncio.timeout(10):
+                await log.has("requests at once: memory is given back")
+        assert await gateway.stop() == 0
+    finally:
+        await gateway.kill()
+        await store.close()
+
+
+class Log(list[str]):
+    """Of a gateway, line by line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._longer = asyncio.Event()
+
+    def append(self, line: str) -> None:
+        super().append(line)
+        self._longer.set()
+
+    async def has(self, words: str) -> None:
+        """Returns once a line has these words."""
+        while not any(words in line for line in self):
+            self._longer.clear()
+            await self._longer.wait()
 
 
 async def _ask(every: list[Callable[[], Awaitable[object]]], count: int) -> None:

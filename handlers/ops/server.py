@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from handlers.ops.reload import Reloading
 
 
+log = logging.getLogger("conch")
+
+CROWD = 100
+"""Requests at once from which on memory is given back when they have gone."""
+
+
 class Server(uvicorn.Server):
     """One process's, on some of the sockets of `listening`. After SIGHUP it goes by what `again` returns."""
 
@@ -42,6 +49,7 @@ class Server(uvicorn.Server):
         self._protocol: type[HeadProtocol] = configured(settings)
         self._protocol.limit(settings, limits.claim(settings.max_connections))
         self._running = contextlib.AsyncExitStack()
+        self._most = 0  # requests at once, since memory was last given back
         super().__init__(
             uvicorn.Config(
                 application,
@@ -90,6 +98,16 @@ class Server(uvicorn.Server):
         _spare_the_collector()
         self._is_started()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Each tenth of a second."""
+        running = len(self.server_state.tasks)
+        self._most = max(self._most, running)
+        if self._most >= CROWD and running <= self._most // 10 and counter % 10 == 0:
+            log.debug("after %d requests at once: memory is given back", self._most)
+            self._most = running
+            _give_back()
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is under way, then end what the application has open."""
         self._listening.stop(sockets or [])  # a worker's parent has them too, and they would take connections on
@@ -105,6 +123,17 @@ class Server(uvicorn.Server):
             return self._protocol(self.config, self.server_state, self.lifespan.state)
 
         return await asyncio.get_running_loop().create_server(connected, sock=on, backlog=2048, **limited)
+
+
+def _give_back() -> None:
+    """What the allocators keep of a crowd's memory, as far as they can: Python's own has arenas of 1 MiB, and frees
+    one only when nothing is left in it. Once for a crowd, as it takes some milliseconds."""
+    from ctypes import pythonapi  # in which the C library's are found too
+
+    gc.collect()
+    trim = getattr(pythonapi, "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _spare_the_collector() -> None:
