@@ -50,6 +50,8 @@ WARM = 3.0
 """Minutes after which it must not grow any more."""
 REST = 65.0
 """Seconds without a request, after which connections to Triton that are kept for the next one have been closed."""
+PATIENCE = 2
+"""Further rests after which what is still open stays."""
 BLOCKS = 30
 """Of the time that is looked at: what memory was in each is one point of its slope."""
 NEARLY = 0.95
@@ -169,6 +171,10 @@ async def soak(triton: Triton, url: str, folder: Path, plan: Plan) -> Outcome:
         watching = asyncio.create_task(gateway.watch())
         late = await load(plan.minutes - plan.warm, plan.seed + 1)
         watching.cancel()
+        for _ in range(PATIENCE):
+            if late.sockets > early.sockets:  # kept, perhaps, by checks that overlapped a minute ago
+                await asyncio.sleep(plan.rest)
+                late = await gateway.held()
         status = await process.stop()
         books = await store.run(reconcile.read())
     told = [*reconcile.faults(books, [each for each in seen if each.ask.kind != UNBILLED]), *answers(seen)]

@@ -43,12 +43,14 @@ class _Mallinfo(ctypes.Structure):
     ]
 
 
+_mallinfo2 = ctypes.CDLL(None).mallinfo2
+_mallinfo2.restype = _Mallinfo
+
+
 def holding() -> Holding:
     """Of this process, now."""
     garbage = gc.collect()
-    mallinfo = ctypes.CDLL(None).mallinfo2
-    mallinfo.restype = _Mallinfo
-    heap = mallinfo()
+    heap = _mallinfo2()
     objects = Counter(type(each).__qualname__ for each in gc.get_objects())
     return Holding(
         tasks=len(asyncio.all_tasks()),
