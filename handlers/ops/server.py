@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("conch")
 
-CROWD = 100
-"""Requests at once from which on memory is given back when they have gone."""
+CROWD = 50
+"""Requests at once from which on memory is given back when nine of ten have gone."""
 
 
 class Server(uvicorn.Server):
