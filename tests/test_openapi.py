@@ -366,3 +366,17 @@ def test_a_query_is_told_as_it_is_read(shop: Shop) -> None:
     (include,) = [each for each in parameters if each.get("name") == "include[]"]
     assert include["schema"]["type"] == "array"
     assert parse_qsl("include[]=a&include[]=b") == [("include[]", "a"), ("include[]", "b")]
+
+
+def test_a_time_limit_is_told_of_whatever_waits_for_a_model(made: dict[str, Any]) -> None:
+    limit = {"$ref": "#/components/parameters/RequestTimeout"}
+    timed = {each["operationId"] for _, _, each in operations(made) if limit in each.get("parameters", [])}
+    assert timed == {each["operationId"] for _, _, each in operations(made) if "504" in each["responses"]}
+    assert {"chat_create", "pipeline_create", "pipeline_create_in_pipeline"} <= timed
+
+
+@pytest.mark.parametrize("name", ["a", "acme.eu-1_X", "0" * 64, "-a", "", "a" * 65, "ä", "a b"])
+def test_the_name_of_a_workspace_is_told_as_it_is_read(shop: Shop, name: str) -> None:
+    told = shop.document["components"]["schemas"]["NewWorkspace"]["properties"]["name"]
+    answer = shop.send("POST", "/admin/workspaces", _security("admin"), json={"name": name, "plan": "pro"})
+    assert (answer.status_code == 200) == Draft202012Validator(told).is_valid(name), answer.text

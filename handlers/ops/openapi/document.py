@@ -114,14 +114,14 @@ class _Operation:
         if rest:
             told["description"] = rest
         told["security"] = [] if gate is None else [{"key": []}] if gate is admit else [{"admin": []}]
-        timed = body is not None and "model" in body.__struct_fields__
-        parameters = [*self._in_path(), *self._in_query(), *_in_header(idempotent, timed)]
+        statuses = self._statuses(idempotent)
+        parameters = [*self._in_path(), *self._in_query(), *_in_header(idempotent, timed=504 in statuses)]
         if parameters:
             told["parameters"] = parameters
         if body is not None:
             told["requestBody"] = self._request_body(body)
         told["responses"] = {"200": self._success(idempotent)} | {
-            str(status): {"$ref": f"#/components/responses/Error{status}"} for status in self._statuses(idempotent)
+            str(status): {"$ref": f"#/components/responses/Error{status}"} for status in statuses
         }
         return told
 
