@@ -12,6 +12,9 @@ def main() -> None:
     asked.add_argument("what", nargs="*", help=f"api, or a parser: {', '.join(PARSERS)}; without any, all of them")
     asked.add_argument("--cases", type=int, default=2000, help="of each operation (2000)")
     asked.add_argument("--only", action="append", default=[], metavar="ID", help="of the operations, this one")
+    asked.add_argument("--jobs", type=int, default=2, help="operations side by side (2)")
+    asked.add_argument("--resume", action="store_true", help="leave out what was fine already with so many cases")
+    asked.add_argument("--write", action="store_true", help="what came of it, into docs/fuzzing.md")
     asked.add_argument("--minutes", type=float, default=10, help="for each parser (10)")
     options = asked.parse_args()
     what = options.what or ["api", *PARSERS]
@@ -22,7 +25,7 @@ def main() -> None:
         if each == "api":
             from tests.fuzz import api
 
-            found |= not api.run(options.cases, options.only)
+            found |= not api.run(options.cases, options.only, options.jobs, options.resume, options.write)
         else:
             from tests.fuzz import guided
 

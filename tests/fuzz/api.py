@@ -5,145 +5,100 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.request import urlopen
 
 from scripts.triton import Triton
+from tests.fuzz import document, page
 from tests.gateway import ROOT, Conch
-from tests.raw import CRASH, Wire, bearer
+from tests.raw import CRASH
 
 TOKEN = "the operator of this run"
 RULES = Path(__file__).with_name("schemathesis.toml")
 STARTING = 300.0  # seconds that Triton may take, where nothing else is in a hurry
 FUZZ = ROOT / "var" / "fuzz"
-ACCESS = FUZZ / "access.jsonl"
-SETTINGS = {"CONCH_ADMIN_TOKEN": TOKEN, "CONCH_SERVER__ACCESS_LOG": "true"}
-PIPELINES = ["pipe_support", "pipe_sales", "pipe_audio"]
+DONE = FUZZ / "api.json"  # of each operation, what its last run came to
+SURROUNDINGS = {"COLUMNS": "160", "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "PYTHONPATH": str(ROOT)}
+STATEFUL = "(sequences)"  # not one operation: calls of all, each with what the one before answered
 
 
-def run(cases: int, only: Sequence[str]) -> bool:
-    """Whether every operation, or those whose id is in `only`, does as it says; what it did is in var/fuzz/."""
+def run(cases: int, only: Sequence[str], jobs: int, resume: bool, write: bool) -> bool:
+    """Whether every operation, or those whose id is in `only`, does as it says; what it did is in var/fuzz/.
+
+    `jobs` of them run side by side; with `resume`, none that was fine already with so many cases. With `write`, what
+    came of it goes into the docs."""
     FUZZ.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder:
+    done: dict[str, dict[str, Any]] = json.loads(DONE.read_text()) if DONE.exists() else {}
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         triton = Triton([ROOT / "models", ROOT / "tests" / "contracts"], explicit=True, log=Path(folder) / "triton.log")
-        with ExitStack() as stack:
-            stack.callback(triton.start(STARTING).stop)
-            conch = Conch(Path(folder), triton.url, grpc=triton.grpc_url)
-            conch.workspace("acme")
-            conch.workspace("spare")
-            with open(ACCESS, "wb") as conch.stdout, conch.running(**SETTINGS):
-                key = conch.key("acme")
-                document = _reachable(conch, key)
-                (target := FUZZ / "openapi.json").write_text(json.dumps(document))
-                every = dict(_operations(document))
-                if unknown := set(only) - every.keys():
-                    sys.exit(f"fuzz: no operation {', '.join(unknown)}; there are: {', '.join(every)}")
-                done = [_operation(conch, target, id, every[id], key, cases) for id in only or every]
-    return all(done)
+        stack.callback(triton.start(STARTING).stop)
+        conch = Conch(Path(folder), triton.url, document.SETTINGS, grpc=triton.grpc_url)
+        conch.workspace("acme")
+        stack.enter_context(conch.running(CONCH_ADMIN_TOKEN=TOKEN))
+        key = conch.key("acme")
+        bound = conch.key("acme", "--pipeline", next(iter(document.PIPELINES)))
+        told = document.reachable(conch, key, TOKEN)
+        (target := FUZZ / "openapi.json").write_text(json.dumps(told))
+        every = [*document.operations(told), STATEFUL]
+        if unknown := set(only) - set(every):
+            sys.exit(f"fuzz: no operation {', '.join(unknown)}; there are: {', '.join(every)}")
+
+        def one(id: str) -> None:
+            found = _operation(conch, target, id, bound if id == "pipeline_create" else key, cases)
+            done[id] = found
+            DONE.write_text(json.dumps(done, indent=1))
+            print(_line(id, found), flush=True)
+
+        wanted = list(only or every)
+        fine = {id for id, each in done.items() if each["fine"] and each["asked"] >= cases} if resume else set()
+        pool = ThreadPoolExecutor(jobs)
+        try:
+            list(pool.map(one, [id for id in wanted if id not in fine]))
+        finally:  # of those that are interrupted, no more are begun
+            pool.shutdown(cancel_futures=True)
+    found = {id: done[id] for id in wanted}
+    print(f"{sum(each['cases'] for each in found.values())} cases, {sum(each['seconds'] for each in found.values())} s")
+    if write:
+        page.write(found)
+    return all(each["fine"] for each in found.values())
 
 
-def _operation(conch: Conch, document: Path, id: str, operation: dict[str, Any], key: str, cases: int) -> bool:
-    """Whether one operation does as it says, and the gateway has logged no crash."""
-    began, logged, answered = time.monotonic(), len(conch.log), ACCESS.stat().st_size
-    tokens = [{"key": key, "admin": TOKEN}[name] for each in operation["security"] for name in each]
-    options = ["--url", conch.url, "--include-operation-id", id, "--max-examples", str(cases), "--checks", "all"]
-    options += [f"--header=Authorization: Bearer {token}" for token in tokens[:1]]
-    options += ["--generation-database", "none", "--no-color"]
-    done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", "--config-file", str(RULES), "run", str(document), *options],
+def _operation(conch: Conch, target: Path, id: str, key: str, cases: int) -> dict[str, Any]:
+    """What one came to: whether it does as it says, and the gateway has logged no crash."""
+    (folder := FUZZ / id).mkdir(exist_ok=True)
+    (counted := folder / "counts.json").unlink(missing_ok=True)
+    began, logged = time.monotonic(), len(conch.log)
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(RULES), "run", str(target)]
+    options = ["--url", conch.url, "--max-examples", str(cases), "--checks", "all", "--no-color"]
+    options += ["--phases", "stateful"] if id == STATEFUL else ["--include-operation-id", id]
+    ran = subprocess.run(
+        command + options,
         capture_output=True,
         text=True,
         check=False,
-        cwd=FUZZ,
-        env={**os.environ, "COLUMNS": "160"},
+        cwd=folder,
+        env={**os.environ, **SURROUNDINGS, "CONCH_FUZZ_KEY": key, "CONCH_FUZZ_ADMIN": TOKEN},
     )
-    said = done.stdout + done.stderr
-    crash = CRASH.search("".join(conch.log[logged:]))
-    (FUZZ / f"{id}.log").write_text(said + "\n" + "".join(conch.log[logged:]))
-    fine = done.returncode == 0 and crash is None
-    print(
-        f"{id:40} {time.monotonic() - began:5.0f} s  {_statuses(answered)}"
-        f"  {'ok' if fine else f'FAILED: var/fuzz/{id}.log'}",
-        flush=True,
+    log = "".join(conch.log[logged:])
+    (folder / "log").write_text(ran.stdout + ran.stderr + "\n" + log)
+    counts: dict[str, Any] = (
+        json.loads(counted.read_text()) if counted.exists() else {"phases": {}, "statuses": {}, "slowest_ms": 0}
     )
-    return fine
+    return counts | {
+        "asked": cases,
+        "cases": sum(counts["phases"].values()),
+        "seconds": round(time.monotonic() - began),
+        "fine": ran.returncode == 0 and CRASH.search(log) is None,
+    }
 
 
-def _statuses(since: int) -> str:
-    """How many answers there were of each status, by the access log from this byte on, and how long one took."""
-    with open(ACCESS, "rb") as file:
-        file.seek(since)
-        lines = [json.loads(line) for line in file]
-    counted = sorted(Counter(line["status"] for line in lines).items())
-    slowest = max((line["total_ms"] for line in lines), default=0)
-    return ", ".join(f"{number} x {status}" for status, number in counted) + f"; slowest {slowest:.0f} ms"
-
-
-def _reachable(conch: Conch, key: str) -> dict[str, Any]:
-    """The document, told which models, pipelines and objects there are: else hardly a request would reach a model."""
-    with urlopen(f"{conch.url}/v1/openapi.json", timeout=30) as reply:
-        document: dict[str, Any] = json.load(reply)
-    with Wire(conch.url) as wire:
-        wire.request("GET", "/v1/models", **bearer(key))
-        ids = [each["id"] for each in wire.answer().json["data"]]
-        body = json.dumps({"model": "assistant", "input": "Hello"}).encode()
-        wire.request("POST", "/v1/responses", body, **bearer(key))
-        kept = wire.answer().json["id"]
-    by_task = {task: [id for id in ids if id in of] for task, of in _tasks(conch).items()}
-    for name, schema in document["components"]["schemas"].items():
-        for task, start in STARTS.items():
-            if name.startswith(start) and name.endswith("Request"):
-                schema["properties"]["model"] = {"enum": by_task[task]}
-                schema["required"] = [*schema["required"], "model"]
-    document["components"]["parameters"]["RequestTimeout"]["schema"] = {"enum": ["60", "120.5"]}  # else many are a 504
-    spare = conch.command("keys", "create", "--workspace", "spare")["id"]
-    known = {"responses": kept, "models": "assistant", "keys": spare, "workspaces": "spare"}
-    for path, item in document["paths"].items():
-        for operation in (item[method] for method in item.keys() - {"servers"}):
-            parameters = operation.get("parameters", [])
-            if operation["operationId"] not in RETRIED and RETRY in parameters:
-                parameters.remove(RETRY)
-            for parameter in parameters:
-                if parameter.get("in") != "path":
-                    continue
-                if parameter["name"] == "pipeline":
-                    parameter["schema"] = {"enum": PIPELINES}
-                elif found := [id for segment, id in known.items() if f"/{segment}/" in path]:
-                    parameter["schema"] = {"anyOf": [{"enum": found}, parameter["schema"]]}
-    return document
-
-
-RETRY = {"$ref": "#/components/parameters/IdempotencyKey"}
-RETRIED = ("embeddings_create", "rerank_create")
-"""The operations that are sent idempotency keys: most are the same, and what follows the first is a 409."""
-
-STARTS = {
-    "chat": ("Chat", "Completion", "Response"),
-    "image": ("Image",),
-    "embedding": ("Embedding",),
-    "rerank": ("Rerank",),
-    "speech": ("Speech",),
-    "transcription": ("Transcription", "Translation"),
-}
-
-
-def _tasks(conch: Conch) -> dict[str, list[str]]:
-    """The ids of each task's models."""
-    import tomllib
-
-    found: dict[str, list[str]] = {}
-    for model in tomllib.loads(conch.config.read_text())["models"]:
-        found.setdefault(model["task"], []).append(model["id"])
-    return found
-
-
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """By their ids, in the document's order."""
-    for item in document["paths"].values():
-        for method in item.keys() - {"servers"}:
-            yield item[method]["operationId"], item[method]
+def _line(id: str, found: dict[str, Any]) -> str:
+    statuses = ", ".join(f"{number} x {status}" for status, number in found["statuses"].items())
+    fine = "ok" if found["fine"] else f"FAILED: var/fuzz/{id}/log"
+    return (
+        f"{id:36} {found['cases']:6} cases {found['seconds']:5} s  {statuses}; slowest {found['slowest_ms']} ms  {fine}"
+    )
