@@ -46,8 +46,9 @@ from scripts.telling import Holding  # noqa: E402
 from scripts.triton import Triton, TritonError  # noqa: E402
 from store.records import StoreError  # noqa: E402
 
-WARM = 3.0
-"""Minutes after which it must not grow any more."""
+WARM, LEVEL = 3.0, 10.0
+"""Minutes after which it must not have more, and after which its memory must not grow: by then what has bounds is full,
+such as SQLite's 2 MiB of pages, statements for each count of rows, and the heaps of the threads that make sound."""
 REST = 65.0
 """Seconds without a request, after which connections to Triton that are kept for the next one have been closed."""
 PATIENCE = 2
@@ -62,13 +63,14 @@ IN_PROGRESS = "idempotency_in_progress"
 
 @dataclass
 class Plan:
-    """How it is done; `warm` in minutes, `rest` in seconds."""
+    """How it is done; `warm` and `level` in minutes, `rest` in seconds."""
 
     minutes: float = 30.0
     rate: float = 30.0
     clients: int = 24
     seed: int = 0
     warm: float = WARM
+    level: float = LEVEL
     rest: float = REST
 
 
@@ -181,7 +183,9 @@ async def soak(triton: Triton, url: str, folder: Path, plan: Plan) -> Outcome:
     if status or any("Traceback" in line for line in log):
         told.append(f"the gateway ended with status {status}: {''.join(log[-10:])}")
     steady = gateway.resident[: -round(plan.rest) or None]
-    outcome = Outcome(seen, books, early, late, steady, slope(steady), told)
+    since = steady[0][0] + plan.level - plan.warm
+    level = [point for point in steady if point[0] >= since]
+    outcome = Outcome(seen, books, early, late, steady, slope(level), told)
     outcome.faults += [*growth(outcome), *shares(seen)]
     return outcome
 
@@ -240,7 +244,7 @@ def table(outcome: Outcome) -> str:
         "malloc's free, MiB": f"{_mib(before.free)}, {_mib(after.free)}",
         "objects, where there are more": _more(before.objects, after.objects),
         "RSS under load, in fifths": _fifths(outcome.resident),
-        "RSS under load, KiB a minute": f"{outcome.slope.value:+.1f} ± {outcome.slope.noise:.1f}",
+        "RSS once it is level, KiB a minute": f"{outcome.slope.value:+.1f} ± {outcome.slope.noise:.1f}",
         "faults": len(outcome.faults),
     }
     return "\n".join(f"{name:<40}{value:>32}" for name, value in rows.items())
@@ -270,7 +274,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=Plan.clients)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
     arguments = parser.parse_args()
-    plan = Plan(**vars(arguments), warm=min(WARM, arguments.minutes / 3))
+    third = arguments.minutes / 3
+    plan = Plan(**vars(arguments), warm=min(WARM, third), level=min(LEVEL, third))
     try:
         with tempfile.TemporaryDirectory(prefix="conch-soak-") as name, contextlib.ExitStack() as stack:
             folder = Path(name)

@@ -21,7 +21,7 @@ GROWN = ("it has 11 tasks", "it has 10 sockets", "it has 29 files", "its memory 
 
 
 async def test_a_few_seconds_of_everything(triton: Triton, tmp_path: Path) -> None:
-    plan = Plan(minutes=0.2, warm=0.06, rest=1.0, rate=60, seed=1)
+    plan = Plan(minutes=0.2, warm=0.06, level=0.1, rest=1.0, rate=60, seed=1)
     outcome = await soak(triton, f"sqlite:{tmp_path}/conch.db", tmp_path, plan)
     lasting = ("memory", "sockets", "files")  # are told by half an hour
     assert [fault for fault in outcome.faults if not any(word in fault for word in lasting)] == []
