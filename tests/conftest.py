@@ -9,6 +9,7 @@ from openai import AsyncOpenAI, OpenAI
 from scripts.triton import Triton
 from tests.gateway import Conch
 from tests.postgres_fixture import postgres
+from tests.raw import Wire, quiet
 from tests.stores import url
 from tests.triton_fixture import triton
 
@@ -50,6 +51,20 @@ def conch(triton: Triton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def key(conch: Conch) -> str:
     """A workspace key of acme."""
     return conch.key("acme", "--name", "tests")
+
+
+@pytest.fixture(scope="module")
+def no_crash(conch: Conch, key: str) -> Iterator[None]:
+    """For the tests of a module, by its `pytestmark`: after all of this, nothing is in the log that should not be."""
+    yield
+    quiet(conch, key)
+
+
+@pytest.fixture
+def wire(conch: Conch) -> Iterator[Wire]:
+    """A connection to the gateway."""
+    with Wire(conch.url) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="session")

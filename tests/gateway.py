@@ -264,6 +264,27 @@ preset = "sd-bls"
 """
 
 
+ONE = """
+[server]
+port = 0
+
+[store]
+url = "sqlite:{store}"
+
+[upstreams.local]
+urls = ["{triton}"]
+
+[[models]]
+id = "vllm"
+task = "chat"
+upstream = "local"
+model = "vllm"
+preset = "vllm"
+chat.template = "{root}/tests/plain.jinja"
+"""
+"""A configuration with one chat model, to whose entry lines may be added."""
+
+
 class Conch:
     """`python app.py serve` with a configuration and a store of its own; `log` is what it has said so far."""
 

@@ -10,18 +10,14 @@ import pytest
 
 from handlers.door.schemas.chat import ChatRequest
 from tests.gateway import Conch
-from tests.raw import Answer, Wire, bearer, chat, head, quiet
+from tests.raw import Answer, Wire, bearer, chat, head
 
 PATH = "/v1/chat/completions"
 USER = {"role": "user", "content": "hello"}
 JSON = "application/json"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from handlers.door.protocol import configured
 from scripts.triton import Triton
 from tests.gateway import Conch
 from tests.observed import Model, Process
-from tests.raw import Wire, await_true, bearer, chat, head, quiet, script
+from tests.raw import Wire, await_true, bearer, chat, head, script
 
 PATH = "/v1/chat/completions"
 ENDLESS = ["x"] * 20_000
@@ -30,11 +30,7 @@ LISTENING = "0A"  # in /proc/net/tcp
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a RST
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 @pytest.fixture

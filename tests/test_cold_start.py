@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from scripts.triton import Triton
-from tests.gateway import Conch
+from tests.gateway import ONE, Conch
 from tests.raw import Answer, Wire, await_true, bearer, script
 from tests.scrape import TOKEN, Scrape
 from tests.test_pool import ask, model, outstanding, say, served, until
@@ -32,27 +32,7 @@ TritonPythonModel = module.TritonPythonModel
 """
 BROKEN = "raise RuntimeError('no weights here')\n"
 
-CONFIG = """
-[server]
-port = 0
-
-[store]
-url = "sqlite:{store}"
-
-[upstreams.local]
-urls = ["{triton}"]
-check_every = "300ms"
-
-[[models]]
-id = "vllm"
-task = "chat"
-upstream = "local"
-model = "vllm"
-preset = "vllm"
-chat.template = "{root}/tests/plain.jinja"
-autoload = true
-cold_start_wait = "20s"
-"""
+CONFIG = ONE.replace("[[models]]", 'check_every = "300ms"\n\n[[models]]') + 'autoload = true\ncold_start_wait = "20s"\n'
 
 
 @pytest.fixture(scope="module")

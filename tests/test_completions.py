@@ -10,16 +10,11 @@ from openai import AsyncOpenAI, BadRequestError, OpenAI
 
 from scripts.triton import Triton
 from tests.gateway import CONFIG, Conch
-from tests.raw import Wire, bearer, quiet
+from tests.raw import Wire, bearer
 from tests.test_chat import GREETING
 from tests.test_responses_events import script
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 @pytest.fixture(scope="module")

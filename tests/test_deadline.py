@@ -10,30 +10,19 @@ import pytest
 from openai import OpenAI
 
 from scripts.triton import Triton
-from tests.gateway import Conch
+from tests.gateway import ONE, Conch
 from tests.observed import Model
 from tests.raw import Answer, Wire, await_true, bearer, chat, script
 
 PATH, RESPONSES = "/v1/chat/completions", "/v1/responses"
 HEADER = "X-Request-Timeout"
 LONG = ["x"] * 2000
-SHOP = """
-[server]
-port = 0
-[store]
-url = "sqlite:{store}"
-[upstreams.local]
-urls = ["{triton}"]
-[[models]]
-id = "vllm"
-task = "chat"
-upstream = "local"
-model = "vllm"
-preset = "vllm"
+SHOP = (
+    ONE
+    + """
 max_inflight = 1
 max_output = 100000
 price = {{ output = "1000000" }}
-chat.template = "{root}/tests/plain.jinja"
 [[models]]
 id = "brief"
 task = "chat"
@@ -43,6 +32,7 @@ preset = "vllm"
 timeout = "1s"
 chat.template = "{root}/tests/plain.jinja"
 """
+)
 
 
 @pytest.fixture(scope="module")

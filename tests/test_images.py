@@ -21,17 +21,13 @@ from handlers.door.files import KEPT, Files
 from scripts.triton import Triton
 from store import Store, open_store
 from tests.gateway import ROOT, Conch
-from tests.raw import Answer, Wire, bearer, quiet
+from tests.raw import Answer, Wire, bearer
 
 PATH = "/v1/images/generations"
 BOAT = "a red sailboat on the sea at sunset"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 def opened(data: str | bytes | None) -> Image.Image:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from scripts.triton import Triton
-from tests.gateway import Conch
+from tests.gateway import ONE, Conch
 from tests.raw import Wire, bearer, head, script
 from tests.test_cold_start import call, state
 from tests.test_pool import Pair, repository, until
@@ -20,25 +20,7 @@ __all__ = ["repository"]
 
 PATH = "/v1/chat/completions"
 CLIENTS = 12
-CONFIG = """
-[server]
-port = 0
-
-[store]
-url = "sqlite:{store}"
-
-[upstreams.local]
-urls = ["ONE", "TWO"]
-check_every = "1s"
-
-[[models]]
-id = "vllm"
-task = "chat"
-upstream = "local"
-model = "vllm"
-preset = "vllm"
-chat.template = "{root}/tests/plain.jinja"
-"""
+CONFIG = ONE.replace('"{triton}"]', '"ONE", "TWO"]\ncheck_every = "1s"')
 
 
 @pytest.fixture

@@ -1,29 +1,18 @@
 """HTTP itself, by hand: heads, bodies and connections as no good client would send them, and as some good ones do."""
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.gateway import Conch
-from tests.raw import Wire, await_true, bearer, chat, head, quiet, script
+from tests.raw import Wire, await_true, bearer, chat, head, script
 
 PATH = "/v1/chat/completions"
 TIMEOUT = 2.0  # of heads and of bodies, in the tests' configuration
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
-
-
-@pytest.fixture
-def wire(conch: Conch) -> Iterator[Wire]:
-    with Wire(conch.url) as connection:
-        yield connection
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 def serves(wire: Wire) -> bool:

@@ -10,32 +10,16 @@ from typing import Any
 import pytest
 
 from scripts.triton import Triton
-from tests.gateway import Conch
+from tests.gateway import ONE, Conch
 from tests.observed import Model, Process
 from tests.raw import Answer, Wire, await_true, bearer, chat, script
 from tests.test_reload import READ, said
 
 PATH, TOKEN = "/v1/chat/completions", "t" * 40
 LONG = ["x"] * 5000
-SHOP = """
-[server]
-port = 0
-[store]
-url = "sqlite:{store}"
-[upstreams.local]
-urls = ["{triton}"]
-check_every = "0.3s"
-[upstreams.lost]
-urls = ["http://127.0.0.1:1"]
-check_every = "60s"
-[[models]]
-id = "vllm"
-task = "chat"
-upstream = "local"
-model = "vllm"
-preset = "vllm"
-max_inflight = 1
-chat.template = "template.jinja"
+SHOP = ONE.replace("{root}/tests/plain.jinja", "template.jinja") + "max_inflight = 1\n"
+SHOP = SHOP.replace("[[models]]", 'check_every = "0.3s"\n[upstreams.lost]\nurls = ["http://127.0.0.1:1"]\n[[models]]')
+SHOP += """
 [[models]]
 id = "lost"
 task = "chat"

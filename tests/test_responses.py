@@ -3,7 +3,6 @@
 import base64
 import json
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from handlers.door.schemas.responses import (
 from handlers.responses_items import Conversation
 from scripts.triton import Triton
 from tests.gateway import CONFIG, Conch
-from tests.raw import Wire, bearer, quiet
+from tests.raw import Wire, bearer
 from tests.test_responses_events import KEYS, WEATHER, script
 
 SAID = "The sea is calm today."
@@ -36,11 +35,7 @@ ASK = f"Repeat after me: {SAID}"
 TOOL: Any = WEATHER
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 def prompt_of(client: OpenAI, **fields: Any) -> str:

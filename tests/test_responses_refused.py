@@ -1,23 +1,17 @@
 """Everything that can be wrong with a Responses request: each a clear 4xx in the one shape."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from tests.gateway import Conch
-from tests.raw import Wire, bearer, quiet
+from tests.raw import Wire, bearer
 from tests.test_responses import PNG
 from tests.test_responses_events import WEATHER
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 def user(*parts: Any) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 import contextlib
 import json
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
 
 from scripts.triton import Triton
-from tests.gateway import Conch
-from tests.raw import Wire, chat, quiet
+from tests.raw import Wire, chat
 
 PATH = b"/v1/chat/completions"
 BODY = chat("hello", max_tokens=1)
@@ -116,17 +114,7 @@ LINES: dict[str, tuple[int, bytes]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
-
-
-@pytest.fixture
-def wire(conch: Conch) -> Iterator[Wire]:
-    with Wire(conch.url) as connection:
-        yield connection
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 def asked(triton: Triton) -> int:

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import wave
-from collections.abc import Iterator
 from typing import Any
 from urllib.request import urlopen
 
@@ -16,7 +15,7 @@ from openai import APIConnectionError, AsyncOpenAI, BadRequestError, OpenAI
 
 from scripts.triton import Triton
 from tests.gateway import STORED, Conch
-from tests.raw import Answer, Wire, await_true, bearer, quiet
+from tests.raw import Answer, Wire, await_true, bearer
 
 PATH = "/v1/audio/speech"
 TYPES = {
@@ -29,17 +28,7 @@ TYPES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
-
-
-@pytest.fixture
-def wire(conch: Conch) -> Iterator[Wire]:
-    with Wire(conch.url) as connection:
-        yield connection
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 def post(wire: Wire, key: str, **fields: Any) -> Answer:

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import wave
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, BadRequestError, OpenAI
 
 from scripts.triton import Triton
 from tests.gateway import Conch
-from tests.raw import Answer, Wire, await_true, bearer, head, quiet
+from tests.raw import Answer, Wire, await_true, bearer, head
 
 PATH = "/v1/audio/transcriptions"
 RATE = 16_000
@@ -26,17 +26,7 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 Part = tuple[str, str | bytes]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_crash(conch: Conch, key: str) -> Iterator[None]:
-    """After all of this, nothing is in the log that should not be."""
-    yield
-    quiet(conch, key)
-
-
-@pytest.fixture
-def wire(conch: Conch) -> Iterator[Wire]:
-    with Wire(conch.url) as connection:
-        yield connection
+pytestmark = pytest.mark.usefixtures("no_crash")
 
 
 def tones(*words: int, seconds: float = 0.5) -> Any:

@@ -38,70 +38,62 @@ default = 100000
 ceiling = 100000
 concurrency = 1
 """
+
+
+def _model(task: str, model: str, price: str, *more: str) -> str:
+    """The part of a [[models]] entry that is the same over each transport; `price` is its table."""
+    return "\n".join([f'task = "{task}"', f'model = "{model}"', f"price = {{{{ {price} }}}}", *more, ""])
+
+
 MODELS = {
-    "chat": """
-task = "chat"
-model = "vllm"
-preset = "vllm"
-max_output = 100
-chat.template = "{root}/tests/plain.jinja"
-price = {{ input = "1", output = "1000" }}
-""",
-    "embed": """
-task = "embedding"
-model = "embed_text"
-preset = "text-embed"
-embedding.tokenizer = "{cache}/minilm/tokenizer.json"
-price = {{ input = "1000" }}
-""",
-    "embed-json": """
-task = "embedding"
-model = "vllm_embed"
-preset = "vllm-embed"
-price = {{ input = "1000" }}
-""",
-    "rank": """
-task = "rerank"
-model = "reranker"
-preset = "cross-encoder"
-rerank.tokenizer = "{cache}/minilm/tokenizer.json"
-price = {{ input = "1000" }}
-""",
-    "draw": """
-task = "image"
-model = "sd"
-preset = "sd"
-price = {{ images = "0.01" }}
-""",
-    "speak": """
-task = "speech"
-model = "f5_tts"
-preset = "zero-shot-tts"
-speech.voices.stored = {{ wav = "stored.wav", text = "What it says." }}
-price = {{ characters = "30" }}
-""",
-    "speak-on": """
-task = "speech"
-model = "speaker_tts"
-in.INPUT_TEXT = "text"
-in.INPUT_SPEAKER_ID = "voice.name"
-in.INPUT_LANGUAGE_ID = {{ const = "hi" }}
-out.audio = {{ tensor = "OUTPUT_GENERATED_AUDIO", rate = 8000 }}
-price = {{ characters = "30" }}
-""",
-    "hear": """
-task = "transcription"
-model = "whisper"
-preset = "whisper"
-price = {{ seconds = "0.001" }}
-""",
-    "hear-on": """
-task = "transcription"
-model = "whisper_decoupled"
-preset = "whisper"
-out.text = {{ tensor = "TRANSCRIPTS", mode = "cumulative" }}
-price = {{ seconds = "0.001" }}
-""",
+    "chat": _model(
+        "chat",
+        "vllm",
+        'input = "1", output = "1000"',
+        'preset = "vllm"',
+        "max_output = 100",
+        'chat.template = "{root}/tests/plain.jinja"',
+    ),
+    "embed": _model(
+        "embedding",
+        "embed_text",
+        'input = "1000"',
+        'preset = "text-embed"',
+        'embedding.tokenizer = "{cache}/minilm/tokenizer.json"',
+    ),
+    "embed-json": _model("embedding", "vllm_embed", 'input = "1000"', 'preset = "vllm-embed"'),
+    "rank": _model(
+        "rerank",
+        "reranker",
+        'input = "1000"',
+        'preset = "cross-encoder"',
+        'rerank.tokenizer = "{cache}/minilm/tokenizer.json"',
+    ),
+    "draw": _model("image", "sd", 'images = "0.01"', 'preset = "sd"'),
+    "speak": _model(
+        "speech",
+        "f5_tts",
+        'characters = "30"',
+        'preset = "zero-shot-tts"',
+        'speech.voices.stored = {{ wav = "stored.wav", text = "What it says." }}',
+    ),
+    "speak-on": _model(
+        "speech",
+        "speaker_tts",
+        'characters = "30"',
+        'in.INPUT_TEXT = "text"',
+        'in.INPUT_SPEAKER_ID = "voice.name"',
+        'in.INPUT_LANGUAGE_ID = {{ const = "hi" }}',
+        'out.audio = {{ tensor = "OUTPUT_GENERATED_AUDIO", rate = 8000 }}',
+    ),
+    "hear": _model("transcription", "whisper", 'seconds = "0.001"', 'preset = "whisper"'),
+    "hear-on": _model(
+        "transcription",
+        "whisper_decoupled",
+        'seconds = "0.001"',
+        'preset = "whisper"',
+        'out.text = {{ tensor = "TRANSCRIPTS", mode = "cumulative" }}',
+    ),
 }
 OVER_GRPC = {"speak": "speak-on", "hear": "hear-on"}
 """Models that take the place of others over gRPC: they answer in several responses."""

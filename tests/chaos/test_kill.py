@@ -17,31 +17,12 @@ import pytest
 from scripts.load import Ask, Client, Seen, Target
 from scripts.triton import Triton
 from tests.chaos.stand import ADMIN
-from tests.gateway import ROOT, Conch
+from tests.gateway import ONE, ROOT, Conch
 from tests.priced import Books, open_books
 from tests.raw import Wire, bearer
 from tests.test_pool import Pair, until
 
-CONFIG = """
-[server]
-port = 0
-
-[store]
-url = "sqlite:{store}"
-
-[upstreams.pair]
-urls = ["ONE", "TWO"]
-
-[[models]]
-id = "vllm"
-task = "chat"
-upstream = "pair"
-model = "vllm"
-preset = "vllm"
-max_output = 100
-chat.template = "{root}/tests/plain.jinja"
-price = {{ output = "1" }}
-"""
+CONFIG = ONE.replace('"{triton}"]', '"ONE", "TWO"]') + 'max_output = 100\nprice = {{ output = "1" }}\n'
 TAKEN_OVER_IN = 1.0  # seconds
 
 log = logging.getLogger("chaos")
