@@ -13,6 +13,7 @@ from handlers.door.lifetime import Request
 from handlers.door.schemas.embeddings import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 from upstream.embedding import embed, in_bulk
 from upstream.errors import ModelFailed
+from upstream.rows import Abandoned, Progress
 from upstream.tokens import TooLong
 
 
@@ -23,12 +24,16 @@ async def create(request: Request, body: EmbeddingRequest) -> EmbeddingList:
     inputs = _inputs(body.input)
     most = _most(inputs, request.gateway.models[deployment.id].embedding.prefix)
     await hold(request, deployment.id, most, stoppable=deployment.stops_inferences)
+    progress = Progress(request.is_awaited)
+    request.used = lambda: Units(input_tokens=progress.tokens)
     try:
-        vectors = await embed(deployment, inputs, body.dimensions, request.extra)
+        vectors = await embed(deployment, inputs, body.dimensions, request.extra, progress)
     except TooLong as error:
         raise _too_long(body.input, error) from error
+    except Abandoned:
+        await request.abandon()
+        raise
     request.upstream_seconds = vectors.seconds
-    request.used = lambda: Units(input_tokens=vectors.prompt_tokens)
     rows: list[list[float] | bytes] = [*vectors.rows]  # the encoder writes bytes as base64
     if body.encoding_format != "base64":
         rows = await in_bulk(lambda: _numbers(vectors.rows), sum(map(len, vectors.rows)))

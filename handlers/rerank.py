@@ -8,6 +8,7 @@ from handlers.door.lifetime import Request
 from handlers.door.schemas.embeddings import EmbeddingUsage
 from handlers.door.schemas.rerank import RerankDocument, Reranking, RerankRequest, RerankResult
 from upstream.ranking import rank
+from upstream.rows import Abandoned, Progress
 from upstream.tokens import TooLong
 
 
@@ -19,8 +20,13 @@ async def create(request: Request, body: RerankRequest) -> Reranking:
     query = len(body.query.encode()) + 4  # a token has a byte or more, and each pair some of its own
     bound = Units(input_tokens=sum(query + len(each.encode()) for each in documents))
     await hold(request, deployment.id, bound, stoppable=deployment.stops_inferences)
+    progress = Progress(request.is_awaited)
+    request.used = lambda: Units(input_tokens=progress.tokens)
     try:
-        ranking = await rank(deployment, body.query, documents, request.extra)
+        ranking = await rank(deployment, body.query, documents, request.extra, progress)
+    except Abandoned:
+        await request.abandon()
+        raise
     except TooLong as error:
         where = name if error.index is None else f"{name}[{error.index}]"
         most = f"the {error.limit} tokens" if error.limit is not None else "the tokens"
@@ -30,7 +36,6 @@ async def create(request: Request, body: RerankRequest) -> Reranking:
             code="context_length_exceeded",
         ) from error
     request.upstream_seconds = ranking.seconds
-    request.used = lambda: Units(input_tokens=ranking.prompt_tokens)
     best = sorted(range(len(documents)), key=lambda index: -ranking.scores[index])[: body.top_n]
     results = [RerankResult(index, ranking.scores[index], ranking.scores[index]) for index in best]
     if body.return_documents:

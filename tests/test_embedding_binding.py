@@ -19,6 +19,7 @@ from upstream.contract import NotBound, read_contract
 from upstream.embedding import EmbeddingBinding, Vectors, embed
 from upstream.errors import BadReply, ModelFailed, Unsupported
 from upstream.ranking import RankBinding, Ranking, rank
+from upstream.rows import Progress
 from upstream.tensors import Array, pack
 from upstream.tokens import Tokenizer, TooLong
 
@@ -68,10 +69,10 @@ class Recorder:
         return answered
 
     async def embed(self, inputs: Any, dimensions: int | None = None, **extra: Any) -> Vectors:
-        return await embed(self, inputs, dimensions, extra)  # type: ignore[arg-type]
+        return await embed(self, inputs, dimensions, extra, Progress())  # type: ignore[arg-type]
 
     async def rank(self, query: str, *documents: str) -> Ranking:
-        return await rank(self, query, list(documents), {})  # type: ignore[arg-type]
+        return await rank(self, query, list(documents), {}, Progress())  # type: ignore[arg-type]
 
 
 def floats(row: bytes) -> list[float]:
@@ -400,9 +401,9 @@ async def test_gather_is_bounded_ordered_and_ends_at_an_error() -> None:
             ended += 1
         return index
 
-    assert await rows.gather([lambda index=i: work(index) for i in range(30)]) == list(range(30))  # type: ignore[misc]
+    assert await rows.gather([lambda index=i: work(index) for i in range(30)], lambda: True) == list(range(30))  # type: ignore[misc]
     assert most == rows.AT_ONCE
     with pytest.raises(BadReply, match="thirtieth"):
-        await rows.gather([lambda index=i: work(index) for i in range(100)])  # type: ignore[misc]
+        await rows.gather([lambda index=i: work(index) for i in range(100)], lambda: True)  # type: ignore[misc]
     assert under_way == 0
     assert ended < 30 + 31 + rows.AT_ONCE

@@ -1,12 +1,14 @@
 """Who leaves while it waits for a model has left its queue, whatever its request is: nothing was sent for it."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.triton import Triton
-from tests.gateway import Conch
+from tests.gateway import ONE, Conch
 from tests.observed import Model
 from tests.raw import Wire, await_true, bearer, quiet, script
 from tests.scrape import TOKEN, Scrape
@@ -14,24 +16,21 @@ from tests.stores import new_database
 
 PATH = "/v1/chat/completions"
 LONG = ["x"] * 5000
-SHOP = """
-[server]
-port = 0
-[store]
-url = "{store}"
-[upstreams.local]
-urls = ["{triton}"]
+SHOP = ONE + 'max_inflight = 1\nmax_output = 100000\nprice = {{ output = "1" }}\n'
+
+EMBEDDING = (
+    ONE
+    + """
 [[models]]
-id = "vllm"
-task = "chat"
+id = "vllm-embed"
+task = "embedding"
 upstream = "local"
-model = "vllm"
-preset = "vllm"
+model = "vllm_embed"
+preset = "vllm-embed"
 max_inflight = 1
-max_output = 100000
-price = {{ output = "1" }}
-chat.template = "{root}/tests/plain.jinja"
+price = {{ input = "1" }}
 """
+)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -40,7 +39,7 @@ def shop(
 ) -> Iterator[tuple[Conch, str]]:
     """A model with a price that takes one request at a time, and a key. A whole answer of it cannot be stopped."""
     url = new_database(request.param, request)
-    conch = Conch(tmp_path_factory.mktemp("shop"), triton.url, SHOP.replace("{store}", url))
+    conch = Conch(tmp_path_factory.mktemp("shop"), triton.url, SHOP.replace("sqlite:{store}", url))
     conch.workspace("acme")
     conch.command("credits", "grant", "acme", "100")
     key = conch.key("acme")
@@ -105,3 +104,31 @@ def test_what_has_been_sent_is_finished_and_paid(shop: tuple[Conch, str], triton
     await_true(lambda: model.since("finished") == 1)
     await_true(lambda: held(conch) == "0.00")
     assert conch.command("usage", "--workspace", "acme", "--by", "workspace")[0]["output_tokens"] >= 90
+
+
+@pytest.mark.parametrize("how", ["it leaves", "its time is over", "with a key"])
+def test_parts_that_were_not_sent_are_not(triton: Triton, tmp_path: Path, how: str) -> None:
+    """Each of 2,000 inputs is a request to this model: those under way end and are paid, the others never begin; but
+    with an idempotency key all of them."""
+    conch = Conch(tmp_path, triton.url, EMBEDDING)
+    conch.workspace("acme")
+    conch.command("credits", "grant", "acme", "100")
+    key = conch.key("acme")
+    body = json.dumps({"model": "vllm-embed", "input": ["one"] * 2000}).encode()
+    late = {"x_request_timeout": "1"} if how == "its time is over" else {}
+    with conch.running():
+        with Wire(conch.url) as wire:
+            wire.request("POST", "/v1/embeddings", body.replace(b'"one", ', b""), **bearer(key))
+            assert wire.answer().status == 200  # all is imported
+            model = Model(triton, "vllm_embed")
+            claim = {"idempotency_key": "parts"} if how == "with a key" else {}
+            wire.request("POST", "/v1/embeddings", body, **bearer(key), **late, **claim)
+            await_true(lambda: model.since("started") >= 10)
+            if late:
+                wire.answer().error(504)
+        await_true(lambda: held(conch) == "0.00", 40)
+        started = model.since("started")
+        assert started == model.since("finished")
+        assert (started == 2000) == (how == "with a key")
+        [used] = conch.command("usage", "--workspace", "acme", "--by", "workspace")
+        assert used["input_tokens"] == 3 * (started + 1)  # as the model counts "one"

@@ -142,9 +142,8 @@ class _Read:
         self.binding = binding
         self.inputs = inputs
         self.types: list[list[int]] = []
-        self.lengths = [0] * len(inputs)  # in tokens, where the model takes tokens
+        self.lengths = [0] * len(inputs)  # in tokens, where they are made or counted here
         self.filler = 0
-        self.prompt_tokens = 0
 
     def order(self) -> Sequence[int]:
         """Inputs of like length beside each other, so that little of a batch is padding."""
@@ -164,10 +163,11 @@ async def embed(
     inputs: list[str] | list[list[int]],
     dimensions: int | None,
     extra: Mapping[str, Any],
+    progress: rows.Progress,
 ) -> Vectors:
     """The vectors of texts, or of token ids where the profile says that the model accepts a client's.
 
-    Raises TooLong, Unsupported for what the model cannot honour, or another UpstreamError.
+    Raises TooLong, Unsupported for what the model cannot honour, another UpstreamError, or Abandoned.
     """
     binding = deployment.binding
     assert isinstance(binding, EmbeddingBinding)
@@ -176,30 +176,29 @@ async def embed(
     pooling = None if dimensions is None else {"dimensions": [dimensions]}
     base = Embed(dimensions=dimensions, pooling_params=pooling, extra=dict(extra))
 
-    async def ask(part: Sequence[int]) -> tuple[list[bytes], int]:
+    async def ask(part: Sequence[int]) -> list[bytes]:
         try:
             answer = await rows.ask(deployment, binding.inputs, binding.outputs, read.job(base, part), len(part))
         except ContextExceeded as error:
             raise TooLong(part[0] if len(part) == 1 else None) from error
-        counted = total(binding.counts, answer[binding.counts]) if binding.counts is not None else 0
         lengths = [read.lengths[index] for index in part]
+        progress.tokens += total(binding.counts, answer[binding.counts]) if binding.counts else sum(lengths)
         array = answer[binding.tensor]
         if binding.plain and cut is None:
-            return binding.vectors(array, lengths, cut), counted
-        return await in_bulk(lambda: binding.vectors(array, lengths, cut), len(array.data)), counted
+            return binding.vectors(array, lengths, cut)
+        return await in_bulk(lambda: binding.vectors(array, lengths, cut), len(array.data))
 
     started = time.perf_counter()
     parts = list(rows.batches(read.order(), binding.most))
-    answers = await rows.gather([partial(ask, part) for part in parts])
+    answers = await rows.gather([partial(ask, part) for part in parts], progress.wanted)
     seconds = time.perf_counter() - started
     vectors = [b""] * len(inputs)
-    for part, (own, _) in zip(parts, answers, strict=True):
+    for part, own in zip(parts, answers, strict=True):
         for index, vector in zip(part, own, strict=True):
             vectors[index] = vector
     if dimensions is not None and len(vectors[0]) != 4 * dimensions:
         raise BadReply(f"vectors of {len(vectors[0]) // 4} numbers where {dimensions} were asked for")
-    counted = read.prompt_tokens if binding.counts is None else sum(own for _, own in answers)
-    return Vectors(vectors, counted, seconds)
+    return Vectors(vectors, progress.tokens, seconds)
 
 
 async def in_bulk(work: Callable[[], T], size: int) -> T:
@@ -223,13 +222,12 @@ async def _read(binding: EmbeddingBinding, tokenizer: Tokenizer | None, inputs: 
             read.filler = tokenizer.filler
         read.lengths = [len(row) for row in inputs]
         read.types = [[0] * length for length in read.lengths]
-        read.prompt_tokens = sum(read.lengths)
         return read
     texts = [settings.prefix + text for text in inputs] if settings.prefix else inputs
     read = _Read(binding, texts)
     if not binding.takes_tokens:
         if tokenizer is not None and (binding.counts is None or not all(map(tokenizer.surely_fits, texts))):
-            read.prompt_tokens = await tokenizer.count(texts)
+            read.lengths = list(map(len, await tokenizer.encode(texts)))
     elif tokenizer is None:
         raise Unsupported("input", "this deployment takes token ids, not texts")
     else:
@@ -237,7 +235,6 @@ async def _read(binding: EmbeddingBinding, tokenizer: Tokenizer | None, inputs: 
         read.inputs = [encoding.ids for encoding in encodings]
         read.types = [encoding.type_ids for encoding in encodings]
         read.lengths = [len(row) for row in read.inputs]
-        read.prompt_tokens = sum(read.lengths)
         read.filler = tokenizer.filler
     return read
 

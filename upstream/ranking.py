@@ -78,8 +78,10 @@ class RankBinding:
         return [_sigmoid(logit) for logit in [yes - no for no, yes in pairs] or values]
 
 
-async def rank(deployment: "Deployment", query: str, documents: list[str], extra: Mapping[str, Any]) -> Ranking:
-    """The scores of documents for a query. Raises TooLong for a pair that is, or another UpstreamError."""
+async def rank(
+    deployment: "Deployment", query: str, documents: list[str], extra: Mapping[str, Any], progress: rows.Progress
+) -> Ranking:
+    """The scores of documents for a query. Raises TooLong for a pair that is, another UpstreamError, or Abandoned."""
     binding = deployment.binding
     assert isinstance(binding, RankBinding)
     tokenizer: Tokenizer | None = deployment.prepared
@@ -98,23 +100,23 @@ async def rank(deployment: "Deployment", query: str, documents: list[str], extra
         ids, types = [each.ids for each in own], [each.type_ids for each in own]
         return replace(base, **binding.tokens.arrays(ids, types, tokenizer.filler))
 
-    async def ask(part: Sequence[int]) -> tuple[list[float], int]:
+    async def ask(part: Sequence[int]) -> list[float]:
         try:
             answer = await rows.ask(deployment, binding.inputs, binding.outputs, job(part), len(part))
         except ContextExceeded as error:
             raise TooLong(part[0] if len(part) == 1 else None) from error
-        counted = total(binding.counts, answer[binding.counts]) if binding.counts is not None else 0
-        return binding.scores(answer[binding.tensor], len(part)), counted
+        own = [lengths[index] for index in part]
+        progress.tokens += total(binding.counts, answer[binding.counts]) if binding.counts else sum(own)
+        return binding.scores(answer[binding.tensor], len(part))
 
     started = time.perf_counter()
-    answers = await rows.gather([partial(ask, part) for part in parts])
+    answers = await rows.gather([partial(ask, part) for part in parts], progress.wanted)
     seconds = time.perf_counter() - started
     scores = [0.0] * len(documents)
-    for part, (own, _) in zip(parts, answers, strict=True):
+    for part, own in zip(parts, answers, strict=True):
         for index, score in zip(part, own, strict=True):
             scores[index] = score
-    counted = sum(lengths) if binding.counts is None else sum(own for _, own in answers)
-    return Ranking(scores, counted, seconds)
+    return Ranking(scores, progress.tokens, seconds)
 
 
 def _sigmoid(logit: float) -> float:

@@ -45,8 +45,21 @@ def counter(profile: Profile, contract: Contract, left_out: list[str]) -> str | 
     return None
 
 
-async def gather(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """The results in the order of `asks`, AT_ONCE of them under way; the first error ends the others."""
+class Abandoned(Exception):
+    """Nobody wants the parts that were not sent yet; those that were have been answered."""
+
+
+class Progress:
+    """How far a request of many parts is: the `tokens` of those that were answered, and whether more are `wanted`."""
+
+    def __init__(self, wanted: Callable[[], bool] = lambda: True) -> None:
+        self.tokens = 0
+        self.wanted = wanted
+
+
+async def gather(asks: Sequence[Callable[[], Awaitable[T]]], wanted: Callable[[], bool]) -> list[T]:
+    """The results in the order of `asks`, AT_ONCE of them under way; the first error ends the others. Raises Abandoned
+    when those under way have ended and no more are `wanted`."""
     if len(asks) == 1:
         return [await asks[0]()]
     todo = iter(enumerate(asks))
@@ -54,6 +67,8 @@ async def gather(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
 
     async def work() -> None:
         for index, ask in todo:
+            if not wanted():
+                return
             results[index] = await ask()
 
     try:
@@ -62,6 +77,8 @@ async def gather(asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
                 group.create_task(work())
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
+    if len(results) < len(asks):
+        raise Abandoned
     return [results[index] for index in range(len(asks))]
 
 

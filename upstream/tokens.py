@@ -74,10 +74,6 @@ class Tokenizer:
         """The tokens of each text or pair, special ones included. Raises TooLong."""
         return await self._run(lambda: self._encode(texts), sum(map(_characters, texts)))
 
-    async def count(self, texts: Sequence[Text]) -> int:
-        """How many tokens the texts have together. Raises TooLong."""
-        return sum(map(len, await self.encode(texts)))
-
     async def check(self, rows: Sequence[Sequence[int]]) -> None:
         """Token ids that a client made must be those of this vocabulary. Raises Unsupported."""
         size = await self._run(lambda: self._read().get_vocab_size(), 0)

@@ -242,6 +242,17 @@ class Request:
             self.left = True
             self._task.cancel()
 
+    def is_awaited(self) -> bool:
+        """Whether anybody is there for more than what was sent to a model, or will ask again for all of it."""
+        return not self.exchange.disconnected or (self.bill is not None and self.bill.claim is not None)
+
+    async def abandon(self) -> None:
+        """End the handler: nobody awaits the rest of what it asked for. What ran is paid."""
+        assert self._task is not None
+        self.finishes, self.left = False, not self.overdue
+        self._task.cancel()
+        await asyncio.sleep(0)  # where it ends
+
     def expire(self) -> bool:
         """The time is over that the client gave it: end the handler. Whether it goes on, since it is to finish."""
         if self._task is None or self.left or self.overdue:
