@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,15 +33,21 @@ chat.template = "template.jinja"
 
 
 @pytest.fixture
-def shop(triton: Triton, tmp_path: Path) -> Iterator[tuple[Conch, str]]:
-    """A model that takes one request at a time, another whose server is not there, and a key."""
+def own(triton: Triton, tmp_path: Path) -> Iterator[Conch]:
+    """A model that takes one request at a time, and another whose server is not there; not started yet."""
     conch = Conch(tmp_path, triton.url, SHOP)
     (tmp_path / "template.jinja").write_text("{{ messages[0].content }}")
-    conch.workspace("acme")
-    key = conch.key("acme")
-    with conch.running(CONCH_ADMIN_TOKEN=TOKEN):
-        yield conch, key
+    yield conch
     assert "Traceback" not in "".join(conch.log)
+
+
+@pytest.fixture
+def shop(own: Conch) -> Iterator[tuple[Conch, str]]:
+    """It serves; and a key."""
+    own.workspace("acme")
+    key = own.key("acme")
+    with own.running(CONCH_ADMIN_TOKEN=TOKEN):
+        yield own, key
 
 
 def reload(conch: Conch, before: str = "", after: str = "") -> str:
@@ -140,6 +148,48 @@ def test_files_are_read_again(shop: tuple[Conch, str]) -> None:
     template.write_text("{{ messages[0].content }}")
     assert "1 of 2 models are verified" in reload(conch)
     assert content(ask(conch, key, script("old"))) == "old"
+
+
+@pytest.fixture
+def hung(own: Conch) -> Iterator[tuple[Conch, socket.socket]]:
+    """Not started yet; and the server of `lost`, which says nothing: a check of it takes five seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        text = own.config.read_text().replace("http://127.0.0.1:1", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        own.config.write_text(text)
+        yield own, silent
+
+
+def ready(conch: Conch) -> Answer:
+    with Wire(conch.url) as wire:
+        wire.request("GET", "/readyz")
+        return wire.answer()
+
+
+def test_who_is_told_to_stop_while_it_reloads_stops(hung: tuple[Conch, socket.socket]) -> None:
+    """It is not ready again once the reload is over."""
+    conch, silent = hung
+    with conch.running(CONCH_SERVER__DRAIN_DELAY="12s"):
+        await_true(lambda: ready(conch).status == 200)
+        conch.config.write_text(conch.config.read_text().replace('id = "lost"', 'id = "another"'))
+        first, _ = silent.accept()
+        os.kill(conch.pid, signal.SIGHUP)
+        second, _ = silent.accept()  # the reload looks at its models
+        os.kill(conch.pid, signal.SIGTERM)
+        await_true(lambda: ready(conch).status == 503)
+        assert said(conch, READ) == 0
+        first.close()
+        second.close()
+        await_true(lambda: said(conch, READ) == 1)
+        assert ready(conch).error(503)["code"] == "draining"
+
+
+def test_one_model_is_enough_to_be_ready(hung: tuple[Conch, socket.socket]) -> None:
+    """Whatever the others are still waited for."""
+    conch, _ = hung
+    with conch.running():
+        began = time.monotonic()
+        await_true(lambda: ready(conch).status == 200)
+        assert time.monotonic() - began < 3
 
 
 def test_an_upstream_that_changes_is_another_and_the_old_one_is_closed(shop: tuple[Conch, str], triton: Triton) -> None:

@@ -66,6 +66,17 @@ class Pool:
             await deployment.checked.wait()
         return [deployment for deployment in wanted if deployment.available]
 
+    async def has_one(self) -> bool:
+        """Whether any can be asked: as soon as one can, else once each has been looked at."""
+        looks = {asyncio.ensure_future(each.checked.wait()) for each in self.deployments.values()}
+        try:
+            while not (found := any(each.available for each in self.deployments.values())) and looks:
+                _, looks = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+            return found
+        finally:
+            for look in looks:
+                look.cancel()
+
     async def successor(self, upstreams: Mapping[str, UpstreamSettings], models: Sequence[ModelSettings]) -> "Pool":
         """The pool of other settings, watched; until its `take_over` nothing of this one is another.
 

@@ -16,7 +16,7 @@ async def readyz(request: Request) -> Health:
     if gateway.draining:
         raise ApiError("Conch is stopping; ask another one.", status=503, code="draining", headers=retry_after(1))
     await gateway.store.teller.ping()
-    if not await gateway.pool.settled():
+    if not await gateway.pool.has_one():
         raise ApiError(
             "No model is verified; `conch check` says why.", status=503, code="no_model", headers=retry_after(5)
         )

@@ -137,6 +137,7 @@ class Reloading:
         new.pool.take_over(config.models)
         if new.observer is not None:
             new.observer.learn(config)
+        new.draining = old.draining  # it may have been told to stop meanwhile
         application.gateway = new
         application.retired.append(old)
         logging.getLogger("conch").setLevel(settings.log_level.upper())
