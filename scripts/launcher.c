@@ -302,11 +302,23 @@ static int finish_now(const char *folder)
     return 0;
 }
 
+/* Opens those of 0, 1 and 2 that are closed, so that no file of ours becomes the Python's stdin, or a client's socket
+   its stderr. */
+static void open_streams(void)
+{
+    int opened;
+    while ((opened = open("/dev/null", O_RDWR)) >= 0 && opened <= STDERR_FILENO)
+        ;
+    if (opened >= 0)
+        close(opened);
+}
+
 int main(int count, char **words)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     char path[3072], name[64];
     mode_t mask = umask(077);
+    open_streams();
     if (count == 2 && !strcmp(words[0], "conch-unpack"))
         return finish_now(words[1]);
     if (cache && *cache == '/')

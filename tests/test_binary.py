@@ -59,6 +59,8 @@ class Bare:
         text = CONFIG.format(triton=triton.url, grpc=triton.grpc_url, **places)
         (self.home / "conch.toml").write_text(text + CHAT_OVER_GRPC)
         (root / "dev").mkdir()
+        (root / "dev/null").touch()
+        (root / "dev/null").chmod(0o666)
         (root / "dev/urandom").write_bytes(os.urandom(4096))  # gRPC will not start without; a device needs a real root
         self.tmp.mkdir()
         self.tmp.chmod(0o1777)
@@ -236,6 +238,15 @@ def test_a_folder_of_others_is_not_trusted(bare: Bare) -> None:
     assert "set XDG_CACHE_HOME" in done.stderr
     assert "/nowhere/.cache/conch: " in done.stderr
     assert "is not a folder that this user owns and nobody else may write" in done.stderr
+
+
+@pytest.mark.binary
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_it_starts_where_a_standard_stream_is_closed(bare: Bare, closed: str) -> None:
+    command = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *bare.enter, "/srv/conch", "version"]
+    done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("commit" in done.stdout) == (" >&-" not in f" {closed}")
 
 
 @pytest.mark.binary
