@@ -251,6 +251,8 @@ static int place(const char *cache, const char *name)
 {
     if (snprintf(folder, sizeof folder, "%s%s", cache, name) >= (int)sizeof folder)
         return failed(cache, "its name is too long");
+    if (strpbrk(folder, ":;$"))
+        return failed(cache, "its name has one of : ; $, which ld.so reads as more than a character");
     snprintf(home, sizeof home, "%s/" NAME, folder);
     snprintf(building, sizeof building, "%s/." NAME ".part", folder);
     snprintf(lock, sizeof lock, "%s/." NAME ".lock", folder);

@@ -241,6 +241,16 @@ def test_a_folder_of_others_is_not_trusted(bare: Bare) -> None:
 
 
 @pytest.mark.binary
+def test_a_folder_that_its_loader_would_misread_is_not_used(bare: Bare) -> None:
+    for name in ("an:other", "an;other", "$LIB"):
+        (bare.home / name).mkdir()
+        shutil.chown(bare.home / name, bare.home.stat().st_uid)
+        done = bare.run("version", XDG_CACHE_HOME=f"/srv/{name}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not list((bare.home / name).iterdir())
+
+
+@pytest.mark.binary
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_it_starts_where_a_standard_stream_is_closed(bare: Bare, closed: str) -> None:
     command = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *bare.enter, "/srv/conch", "version"]
