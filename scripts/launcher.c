@@ -267,6 +267,7 @@ static void start(const char *cache, const char *name, mode_t mask, int count, c
 {
     char script[3700], libraries[3700], launcher[PATH_MAX], option[PATH_MAX + 16];
     char **command = calloc(count + 8, sizeof *command);
+    mkdir(cache, 0700); /* as XDG asks; where it fails, own() says why */
     if (!command || place(cache, name) || own(folder) || (!whole() && fill()) || own(home))
         return;
     use();
@@ -325,10 +326,8 @@ int main(int count, char **words)
         return finish_now(words[1]);
     if (cache && *cache == '/')
         start(cache, "/conch", mask, count, words);
-    if (home && *home == '/' && snprintf(path, sizeof path, "%s/.cache", home) < (int)sizeof path) {
-        mkdir(path, 0700); /* when it fails, start() says why */
+    if (home && *home == '/' && snprintf(path, sizeof path, "%s/.cache", home) < (int)sizeof path)
         start(path, "/conch", mask, count, words);
-    }
     snprintf(name, sizeof name, "/conch-%u", (unsigned)geteuid());
     start("/tmp", name, mask, count, words);
     fprintf(stderr,

@@ -217,9 +217,8 @@ def test_versions_that_nobody_uses_are_removed(bare: Bare) -> None:
 @pytest.mark.binary
 @pytest.mark.parametrize("variables", [{"HOME": "/srv/home"}, {"HOME": "/srv", "XDG_CACHE_HOME": "/srv/xdg"}])
 def test_the_cache_of_its_user_comes_first(bare: Bare, variables: dict[str, str]) -> None:
-    for name in ("home", "xdg"):
-        (bare.home / name).mkdir(exist_ok=True)
-        shutil.chown(bare.home / name, bare.home.stat().st_uid)
+    (bare.home / "home").mkdir(exist_ok=True)
+    shutil.chown(bare.home / "home", bare.home.stat().st_uid)
     assert bare.run("version", **variables).returncode == 0
     place = "xdg" if "XDG_CACHE_HOME" in variables else "home/.cache"
     assert [path for path in (bare.home / place / "conch").iterdir() if path.is_dir()]
