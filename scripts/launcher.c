@@ -70,7 +70,8 @@ static int take(struct source *from, void *data, size_t size)
 static int write_file(struct source *from, int folder, const char *path, const struct entry *entry, char *buffer,
                       size_t room)
 {
-    int file = openat(folder, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, entry->mode & 0777);
+    mode_t mode = (entry->mode & 0777) | S_ISVTX; /* systemd-tmpfiles, which cleans /tmp, removes no such file */
+    int file = openat(folder, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (file < 0)
         return -1;
     for (uint64_t left = entry->size; left;) {

@@ -159,6 +159,8 @@ def test_it_unpacks_once_for_its_user_alone(bare: Bare) -> None:
     assert bare.unpacked() == home
     assert home.stat().st_ino == before
     assert (home / "second" / "numpy").exists()
+    cleaned = [path for path in home.rglob("*") if path.is_file() and not path.stat().st_mode & stat.S_ISVTX]
+    assert not cleaned  # tmpfiles.d(5): what has the sticky bit does not age
 
 
 @pytest.mark.binary
