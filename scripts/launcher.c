@@ -13,6 +13,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,7 +28,8 @@ __asm__(".section .rodata\n.balign 16\n"
         ".previous\n");
 extern const char first[], second[], second_end[];
 
-enum { UNUSED_DAYS = 30 }; /* an old version is removed then */
+enum { UNUSED_DAYS = 30 };     /* an old version is removed then */
+enum { NEEDED = 150 * 1000 * 1000 }; /* bytes on the disk, of both layers */
 
 /* Named by place(). `second_home` is renamed there when all is on the disk: where it is, nothing is missing. */
 static char folder[3072], home[3584], building[3584], lock[3584];
@@ -210,6 +212,15 @@ static int whole(void)
     return !access(program, F_OK) && !access(second_home, F_OK);
 }
 
+/* Whether both layers find room on the disk: the second comes when it is too late to go elsewhere. */
+static int room(void)
+{
+    struct statvfs disk;
+    if (!statvfs(folder, &disk) && disk.f_blocks && disk.f_bavail * disk.f_frsize < NEEDED)
+        return failed(folder, "has less than 150 MB free");
+    return 0;
+}
+
 /* Makes `home` usable: who comes while another unpacks the first layer waits. A home without its second layer, where
    nobody is at work on that, is what a kill or a power failure left: it is made anew. */
 static int fill(void)
@@ -223,7 +234,8 @@ static int fill(void)
                 break;
             nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS);
             rename(home, building);
-            if (!(status = build(building, home, first, second, 0)))
+            nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+            if (!(status = room() || build(building, home, first, second, 0)))
                 finish_behind();
             break;
         }

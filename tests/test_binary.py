@@ -252,6 +252,19 @@ def test_a_folder_that_its_loader_would_misread_is_not_used(bare: Bare) -> None:
 
 
 @pytest.mark.binary
+def test_a_disk_without_room_for_both_layers_is_not_used(bare: Bare) -> None:
+    small = bare.home / "small"
+    small.mkdir()
+    apart = [str(which_system("unshare")), "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+    mount = 'mount -t tmpfs -o size=100m,mode=1777 small "$0" && "$@" && ls "$0/conch"'
+    command = [*apart, "/bin/sh", "-c", mount, str(small), *bare.enter, "/srv/conch", "version"]
+    environment = {"PATH": os.environ["PATH"], "XDG_CACHE_HOME": "/srv/small"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 3  # of `version`; nothing was left there
+
+
+@pytest.mark.binary
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_it_starts_where_a_standard_stream_is_closed(bare: Bare, closed: str) -> None:
     command = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *bare.enter, "/srv/conch", "version"]
