@@ -306,16 +306,22 @@ static void start(const char *cache, const char *name, mode_t mask, int count, c
     failed(program, strerror(errno));
 }
 
+/* Waits until nobody is at work on the second layer; makes it, where it is not there then. */
+static int wait_and_finish(const char *folder)
+{
+    if (place(folder, ""))
+        return -1;
+    int held = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    return held < 0 || flock(held, LOCK_EX) ? failed(lock, strerror(errno)) : finish();
+}
+
 /* What scripts/start.py runs where it needs the second layer: returns when that is there, whoever unpacks it. */
 static int finish_now(const char *folder)
 {
-    int held;
-    if (place(folder, "") || (held = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||
-        flock(held, LOCK_EX) || finish()) {
-        fprintf(stderr, "conch: its libraries cannot be unpacked: %s%s\n", strerror(errno), failures);
-        return 1;
-    }
-    return 0;
+    if (!wait_and_finish(folder))
+        return 0;
+    fprintf(stderr, "conch: its libraries cannot be unpacked:%s\n", failures);
+    return 1;
 }
 
 /* Opens those of 0, 1 and 2 that are closed, so that no file of ours becomes the Python's stdin, or a client's socket

@@ -29,6 +29,8 @@ from tests.test_layout import FILES, HOMES
 NOBODY = 65534
 ASK: Any = [{"role": "user", "content": "What does the teller do?"}]
 
+IMPORT_LATE = "import start, sys; sys.meta_path.append(start.Second()); import numpy; print(numpy.__file__)"
+
 CHAT_OVER_GRPC = """
 [[models]]
 id = "vllm-grpc"
@@ -188,9 +190,33 @@ def test_an_import_waits_for_what_is_not_unpacked_yet(bare: Bare) -> None:
     home = bare.unpacked()
     shutil.rmtree(home / "second")
     inside = Path("/") / home.relative_to(bare.root)
-    program = "import start, sys; sys.meta_path.append(start.Second()); import numpy; print(numpy.__file__)"
-    done = bare.python(inside, program)
+    done = bare.python(inside, IMPORT_LATE)
     assert (done.stdout.strip(), done.stderr) == (f"{inside}/second/numpy/__init__.pyc", "")
+
+
+@pytest.mark.binary
+def test_an_import_waits_where_no_child_is_waited_for(bare: Bare) -> None:
+    home = bare.unpacked()
+    shutil.rmtree(home / "second")
+    ignored = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+    done = bare.python(Path("/") / home.relative_to(bare.root), ignored + IMPORT_LATE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.binary
+def test_that_the_rest_cannot_be_unpacked_is_one_sentence(bare: Bare) -> None:
+    home = bare.unpacked()
+    shutil.rmtree(home / "second")
+    program = """
+import os, runpy, sys
+sys._xoptions["launcher"] = "/srv/none"
+os.environ["CONCH_STORE__URL"] = "postgresql://nobody@127.0.0.1:1/none"
+sys.argv[1:] = ["keys", "list"]
+runpy.run_module("start", run_name="__main__")
+"""
+    done = bare.python(Path("/") / home.relative_to(bare.root), program)
+    why = "The rest of the libraries is in /srv/none, which cannot run (No such file or directory): put it back."
+    assert (done.returncode, done.stderr) == (1, f"conch: {why}\n")
 
 
 @pytest.mark.binary
