@@ -28,7 +28,7 @@ __asm__(".section .rodata\n.balign 16\n"
         ".previous\n");
 extern const char first[], second[], second_end[];
 
-enum { UNUSED_DAYS = 30 };     /* an old version is removed then */
+enum { UNUSED_DAYS = 30 };           /* an old version is removed then */
 enum { NEEDED = 150 * 1000 * 1000 }; /* bytes on the disk, of both layers */
 
 /* Named by place(). `second_home` is renamed there when all is on the disk: where it is, nothing is missing. */
@@ -156,7 +156,7 @@ static int build(const char *building, const char *target, const char *payload, 
     return -1;
 }
 
-/* Removes the versions that nobody has started for UNUSED_DAYS and nobody runs. */
+/* Removes the versions, whole or not, that nobody has started for UNUSED_DAYS and nobody runs. */
 static void remove_unused(void)
 {
     DIR *versions = opendir(folder);
@@ -164,7 +164,7 @@ static void remove_unused(void)
     struct stat found;
     char path[4096];
     while (versions && (entry = readdir(versions))) {
-        if (entry->d_name[0] == '.' || !strcmp(entry->d_name, NAME))
+        if (!entry->d_name[strspn(entry->d_name, ".")] || !strcmp(entry->d_name, NAME))
             continue;
         snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
         int version = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);

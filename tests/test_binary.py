@@ -222,7 +222,7 @@ runpy.run_module("start", run_name="__main__")
 @pytest.mark.binary
 def test_versions_that_nobody_uses_are_removed(bare: Bare) -> None:
     home = bare.unpacked()
-    names = {"0.0.1-unused": 31, "0.0.2-running": 31, "0.0.3-recent": 29}
+    names = {".0.0.0-killed.part": 31, "0.0.1-unused": 31, "0.0.2-running": 31, "0.0.3-recent": 29}
     for name, days in names.items():
         (home.with_name(name) / "bin").mkdir(parents=True)
         for path in (home.with_name(name) / "bin", home.with_name(name)):
