@@ -380,3 +380,19 @@ def test_the_name_of_a_workspace_is_told_as_it_is_read(shop: Shop, name: str) ->
     told = shop.document["components"]["schemas"]["NewWorkspace"]["properties"]["name"]
     answer = shop.send("POST", "/admin/workspaces", _security("admin"), json={"name": name, "plan": "pro"})
     assert (answer.status_code == 200) == Draft202012Validator(told).is_valid(name), answer.text
+
+
+@pytest.mark.parametrize("lacks", ["id", "status", "summary", "content", "encrypted_content", "phase", "call_id"])
+def test_null_in_an_item_is_told_as_it_is_read(shop: Shop, lacks: str) -> None:
+    """A client may send null for what an item may lack, and for nothing else."""
+    message: dict[str, Any] = {"type": "message", "role": "user", "content": "Hello"}
+    item: dict[str, Any] = {"type": "reasoning", "summary": [], lacks: None}
+    if lacks == "phase":
+        item = message | {"phase": None}
+    elif lacks == "call_id":
+        item = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": None}
+    asked = {"model": "vllm", "input": [message, item], "max_output_tokens": 1, "store": False}
+    told = {"$ref": "#/components/schemas/ResponseRequest", "components": shop.document["components"]}
+    answer = shop.send("POST", "/v1/responses", _security("key"), json=asked)
+    assert answer.status_code == (400 if lacks == "call_id" else 200), answer.text
+    assert Draft202012Validator(told).is_valid(asked) == (answer.status_code == 200)

@@ -28,6 +28,12 @@ class Tagged(msgspec.Struct, forbid_unknown_fields=True, tag_field="type"):
     """What clients send and get alike; in an answer every field is there."""
 
 
+class Entry(Tagged):
+    """An item of a conversation: clients may send null for what it may lack."""
+
+    null_leaves_out: ClassVar[bool] = True
+
+
 class InputText(Tagged, tag="input_text"):
     text: str
 
@@ -59,7 +65,7 @@ MessagePart = InputText | InputImage | OutputText | Refusal
 InputPart = InputText | InputImage
 
 
-class Message(Tagged, tag="message"):
+class Message(Entry, tag="message"):
     """What was said, by whom."""
 
     role: Literal["user", "assistant", "system", "developer"]
@@ -69,7 +75,7 @@ class Message(Tagged, tag="message"):
     phase: Literal["commentary", "final_answer"] | UnsetType = UNSET
 
 
-class FunctionCall(Tagged, tag="function_call"):
+class FunctionCall(Entry, tag="function_call"):
     """The model asks for a function; `call_id` joins it to its output."""
 
     call_id: str
@@ -79,7 +85,7 @@ class FunctionCall(Tagged, tag="function_call"):
     status: Status = "completed"
 
 
-class FunctionCallOutput(Tagged, tag="function_call_output"):
+class FunctionCallOutput(Entry, tag="function_call_output"):
     """What the function gave."""
 
     call_id: str
@@ -88,7 +94,7 @@ class FunctionCallOutput(Tagged, tag="function_call_output"):
     status: Status = "completed"
 
 
-class Reasoning(Tagged, tag="reasoning"):
+class Reasoning(Entry, tag="reasoning"):
     """What the model thought."""
 
     summary: list[SummaryText] = []
@@ -98,7 +104,7 @@ class Reasoning(Tagged, tag="reasoning"):
     encrypted_content: str | UnsetType = UNSET
 
 
-class ItemReference(Tagged, tag="item_reference"):
+class ItemReference(Entry, tag="item_reference"):
     id: str
 
 

@@ -84,6 +84,11 @@ def _within(node: Any) -> Iterator[Any]:
 
 def _complete(schema: dict[str, Any], struct: msgspec.inspect.StructType) -> None:
     """An answer has every field but those that are UNSET, also where its Struct has a default for them."""
+    if getattr(struct.cls, "null_leaves_out", False):
+        for field in struct.fields:
+            known = schema["properties"][field.encode_name]
+            if not field.required and NULL not in known.get("anyOf", ()):
+                schema["properties"][field.encode_name] = {"anyOf": [known, NULL]}
     config = (get_origin(struct.cls) or struct.cls).__struct_config__
     if config.forbid_unknown_fields or config.omit_defaults:
         return
