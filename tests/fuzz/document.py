@@ -46,9 +46,9 @@ def reachable(conch: Conch, key: str, token: str) -> dict[str, Any]:
     for name, schema in schemas.items():
         for task, start in STARTS.items():
             if name.startswith(start) and name.endswith("Request"):
+                bound[name] = schema | {"properties": schema["properties"] | {"model": {"enum": ["default", None]}}}
                 schema["properties"]["model"] = {"enum": by_task[task]}
                 schema["required"] = [*schema["required"], "model"]
-                bound[name] = schema | {"properties": schema["properties"] | {"model": {"enum": ["default"]}}}
     schemas |= {name + BOUND: schema for name, schema in bound.items()}
     _turn(schemas, document["paths"])
     for name in ("NewWorkspace", "WorkspaceChange"):
