@@ -153,5 +153,6 @@ class Process:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without Conch's own settings: the generated file alone decides."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("CONCH_")}
+    """Ours without Conch's own settings: the generated file alone decides. One heap, as in what `deploy/` runs."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("CONCH_")}
+    return {"MALLOC_ARENA_MAX": "1", **ours}

@@ -300,6 +300,7 @@ static void start(const char *cache, const char *name, mode_t mask, int count, c
     for (int word = 1; word < count; word++)
         command[at++] = words[word];
     setenv("LD_LIBRARY_PATH", libraries, 1);
+    setenv("MALLOC_ARENA_MAX", "1", 0); /* else each thread that makes sound has a heap of its own */
     umask(mask);
     execv(program, command);
     umask(077);
