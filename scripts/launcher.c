@@ -212,6 +212,16 @@ static int whole(void)
     return !access(program, F_OK) && !access(second_home, F_OK);
 }
 
+/* Whether a process lives off `home`, which then no power failure has spoilt, and which must not be taken from it. */
+static int in_use(void)
+{
+    int used = open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int alone = used < 0 || !flock(used, LOCK_EX | LOCK_NB);
+    if (used >= 0)
+        close(used);
+    return !alone && !access(program, F_OK);
+}
+
 /* Whether both layers find room on the disk: the second comes when it is too late to go elsewhere. */
 static int room(void)
 {
@@ -222,7 +232,7 @@ static int room(void)
 }
 
 /* Makes `home` usable: who comes while another unpacks the first layer waits. A home without its second layer, where
-   nobody is at work on that, is what a kill or a power failure left: it is made anew. */
+   nobody is at work on that and nobody lives off it, is what a kill or a power failure left: it is made anew. */
 static int fill(void)
 {
     int held = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600), status = 0;
@@ -232,10 +242,13 @@ static int fill(void)
         if (!flock(held, LOCK_EX | LOCK_NB)) {
             if (whole())
                 break;
-            nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-            rename(home, building);
-            nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-            if (!(status = room() || build(building, home, first, second, 0)))
+            if (!in_use()) {
+                nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+                rename(home, building);
+                nftw(building, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+                status = room() || build(building, home, first, second, 0);
+            }
+            if (!status)
                 finish_behind();
             break;
         }

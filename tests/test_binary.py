@@ -186,6 +186,20 @@ def test_what_a_power_failure_may_have_spoilt_is_made_anew(bare: Bare) -> None:
 
 
 @pytest.mark.binary
+def test_a_home_that_is_in_use_is_not_made_anew_but_finished(bare: Bare) -> None:
+    home = bare.unpacked()
+    shutil.rmtree(home / "second")
+    before = home.stat().st_ino
+    running = os.open(home, os.O_RDONLY)
+    fcntl.flock(running, fcntl.LOCK_SH)
+    try:
+        assert bare.unpacked().stat().st_ino == before
+        assert (home / "second" / "numpy").exists()
+    finally:
+        os.close(running)
+
+
+@pytest.mark.binary
 def test_an_import_waits_for_what_is_not_unpacked_yet(bare: Bare) -> None:
     home = bare.unpacked()
     shutil.rmtree(home / "second")
