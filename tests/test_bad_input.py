@@ -125,11 +125,26 @@ def without(name: str, **changes: Any) -> bytes:
 
 
 DEEP_SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "zzz": 1}}
+CALLED = {"name": "f", "arguments": "{}"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}", "zzz": 1}}
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png", "zzz": 1}}
 
+# OpenAI's SDKs put `parsed` into an answer, `parsed_arguments` into a call's function, and `index` beside that.
+SAID = {"role": "assistant", "content": None}
+PARSED: dict[str, Any] = {
+    "parsed_arguments": {**SAID, "parsed_arguments": {}},
+    "index": {**SAID, "index": 0},
+    "tool_calls[0].parsed": {**SAID, "tool_calls": [{**CALL, "function": CALLED, "parsed": {}}]},
+    "tool_calls[0].function.index": {**SAID, "tool_calls": [{**CALL, "function": {**CALLED, "index": 0}}]},
+    "parsed": {**USER, "parsed": {}},
+}
+
 # what, the body, `param`, `code`
 WRONG: list[tuple[str, bytes, str | None, str]] = [
+    *(
+        (f"{place} where no SDK puts it", fields(messages=[USER, answer]), f"messages[1].{place}", "unknown_parameter")
+        for place, answer in PARSED.items()
+    ),
     ("no messages", without("messages"), "messages", "missing_required_parameter"),
     ("no model", without("model"), "model", "missing_required_parameter"),
     ("null messages", fields(messages=None), "messages", "invalid_value"),

@@ -74,6 +74,23 @@ def test_an_answer_is_told_again_as_a_client_kept_it(client: OpenAI) -> None:
     assert "21 degrees" in (told.choices[0].message.content or "")
 
 
+def test_what_an_sdk_reads_in_an_answer_is_not_told_to_the_model(client: OpenAI) -> None:
+    with client.chat.completions.stream(model="assistant", messages=ASK, tools=[WEATHER]) as stream:
+        asked: Any = stream.get_final_completion().choices[0].message.model_dump()
+    (call,) = asked["tool_calls"]
+    assert (asked["parsed"], call["index"], call["function"]["parsed_arguments"]) == (None, 0, None)
+    bare = {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
+    simply: Any = {"role": "assistant", "content": None, "tool_calls": [{"id": call["id"], "function": bare}]}
+    asked["parsed"] = call["function"]["parsed_arguments"] = {"city": "Nowhere"}
+    result: Any = {"role": "tool", "tool_call_id": call["id"], "content": "21 degrees"}
+    kept, plain = (
+        client.chat.completions.create(model="assistant", messages=[*ASK, told, result], tools=[WEATHER]).usage
+        for told in (asked, simply)
+    )
+    assert kept is not None
+    assert kept == plain
+
+
 def test_one_call_where_only_one_is_wanted(client: OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "What is the weather in Paris and in Tokyo?"}]
     answer = client.chat.completions.create(

@@ -146,16 +146,20 @@ class Endpoint:
         except msgspec.ValidationError as error:
             if self._mend is None and not (self._takes_extra and _names_unknown_field(error)):
                 raise decoding(error) from error
+            misfit = error
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise decoding(error) from error
         try:
-            return self._read_again(request, body)
+            sent = msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise decoding(error if _names_unknown_field(misfit) else misfit) from error
+        try:
+            return self._read_again(request, sent)
+        except msgspec.MsgspecError as error:
             raise decoding(error) from error
 
-    def _read_again(self, request: Request, body: bytes) -> Any:
+    def _read_again(self, request: Request, sent: Any) -> Any:
         """A body that does not fit: mended, and its fields beyond the schema put where the profile may want them."""
-        sent = msgspec.json.decode(body)
         if isinstance(sent, dict):
             if self._mend is not None:
                 self._mend(sent)

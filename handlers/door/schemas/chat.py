@@ -1,5 +1,6 @@
 """Chat completions: the request and the answer, whole and in chunks."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -182,6 +183,26 @@ class ChatRequest(Body):
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+
+    @staticmethod
+    def mend(fields: dict[str, Any]) -> None:
+        """What OpenAI's SDKs add to an answer stays in it when it is told again; no model is to see it.
+
+        It is their own reading of its text, `parsed` and `parsed_arguments` of parse() and stream(), and of a stream
+        each call's `index`.
+        """
+        for message in _objects(fields.get("messages")):
+            if message.get("role") == "assistant":
+                message.pop("parsed", None)
+                for call in _objects(message.get("tool_calls")):
+                    call.pop("index", None)
+                    for function in _objects([call.get("function")]):
+                        function.pop("parsed_arguments", None)
+
+
+def _objects(values: Any) -> Iterator[dict[str, Any]]:
+    """Those of a list that are objects: nothing is sure yet."""
+    return (value for value in values if isinstance(value, dict)) if isinstance(values, list) else iter(())
 
 
 class PromptTokensDetails(msgspec.Struct):

@@ -197,7 +197,10 @@ class ResponseRequest(Body):
 
     @staticmethod
     def mend(fields: dict[str, Any]) -> None:
-        """What may be left out of an item: a message's type, and null for what it does not have. Hosted tools: 400."""
+        """What may be left out of an item: a message's type, and null for what it does not have. Hosted tools: 400.
+
+        And what OpenAI's SDKs leave in one that is told again: their own reading of it, as in chat.
+        """
         tools, items = fields.get("tools"), fields.get("input")
         for place, tool in enumerate(tools if isinstance(tools, list) else ()):
             if isinstance(tool, dict) and isinstance(kind := tool.get("type"), str) and kind != "function":
@@ -210,8 +213,12 @@ class ResponseRequest(Body):
             if isinstance(item, dict):
                 for name in [name for name, value in item.items() if value is None]:
                     del item[name]
+                item.pop("parsed_arguments", None)
                 if "role" in item:
                     item.setdefault("type", "message")
+                    for part in item["content"] if isinstance(item.get("content"), list) else ():
+                        if isinstance(part, dict):
+                            part.pop("parsed", None)
 
 
 class IncompleteDetails(msgspec.Struct):
