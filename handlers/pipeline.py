@@ -89,7 +89,6 @@ async def _turn(request: Request, body: PipelineRequest) -> "Turn":
     hearing, chatting, speaking = (Stage(request, name) for name in ("transcription", "chat", "speech"))
     listener = await reach(hearing, None, "transcription")
     chatter = await reach(chatting, None, "chat")
-    request.model = chatter.id
     wanted = body.speech if body.speech is not None else "speech" in pipeline.models
     speaker = await reach(speaking, None, "speech") if wanted else None
     turn = Turn(body, pipeline, (hearing, chatting, speaking), listener, chatter, speaker)
@@ -187,6 +186,8 @@ class Turn:
                 self.reply += text
                 self.finish = (finish(interpreter, delta) if interpreter else delta.finish) or self.finish
                 if text:
+                    if body.stream and not stage.first_at:
+                        stage.first_at = time.perf_counter()
                     yield ReplyDelta(text)
         self.usage.chat = usage(answer.usage)
         yield ReplyDone(self.reply, self.finish)

@@ -1,7 +1,6 @@
 """What a request costs: credits held for the most that it can, settled by what it used just before its last frame."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,7 @@ class Tariff:
 class Bill:
     """What one request owes: credits that it holds, usage to be paid, an idempotency key to be answered for."""
 
-    __slots__ = ("_at", "_ended", "_request", "_tariff", "claim", "held", "model", "most", "stages", "usage")
+    __slots__ = ("_at", "_ended", "_request", "_tariff", "claim", "held", "model", "most", "usage")
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -61,7 +60,6 @@ class Bill:
         self.held = False
         self.claim: bytes | None = None
         self.usage: Usage | None = None  # what ran, once it is settled
-        self.stages: list[Bill] = []  # of its models, where it asks several: what each owes is settled with it
         request.on_end(self.release)
 
     async def hold(self, model: str, most: Units, *, stoppable: bool) -> None:
@@ -95,8 +93,8 @@ class Bill:
         `headers` and `body` are the answer's, for who asks again with the same key. Raises StoreUnavailable.
         """
         closing = self._closing(whole=True, used=self._request.used)
-        closing.also = [stage._closed() for stage in self.stages]
-        self.usage = next((each.usage for each in self.stages if each.model == self._request.model), self.usage)
+        stages = [bill(stage) for stage in self._request.stages]  # what each owes is settled with it
+        closing.also = [stage._closed() for stage in stages]
         if closing.claim is not None:
             settings = self._request.gateway.config.idempotency
             kept = body if len(body) <= settings.max_body else None
@@ -115,7 +113,7 @@ class Bill:
             store.teller.release(closing)  # the client left at the last moment: all of it ran
             raise
         except BaseException:
-            for each in (self, *self.stages):
+            for each in (self, *stages):
                 each._ended = False
             raise
 
@@ -165,7 +163,7 @@ class Bill:
         assert request.authority is not None, "the endpoint admits first"
         key = request.authority.key
         self._at = self._at or request.gateway.clock()  # once: it is a part of the row's identity
-        duration = int((time.perf_counter() - request.started_at) * MILLION)
+        duration = int(request.lasted * MILLION)
         self.usage = Usage(self._at, key.workspace, key.id, self.model, units, cost, whole, duration)
         return self.usage
 

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Receive, Scope
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from handlers.door.billing import Bill
     from handlers.door.gateway import Gateway
     from handlers.door.protocol import Exchange, HeadProtocol
-    from handlers.door.wire import Endpoint
+    from handlers.door.stages import Stage
     from store.records import Authority, Take, Units
     from upstream.trace import Trace
 
@@ -30,6 +30,13 @@ KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_EVERY = 15.0
 JSON = (b"content-type", b"application/json")
 _JSON = [JSON]
+
+
+class Endpoint(Protocol):
+    """What serves a request, or a part of it; `route`, "POST /v1/rerank", is its name in what is counted."""
+
+    @property
+    def route(self) -> str: ...
 
 
 class Request:
@@ -68,6 +75,7 @@ class Request:
         "renamed",
         "scope",
         "sent",
+        "stages",
         "started",
         "started_at",
         "status",
@@ -108,6 +116,7 @@ class Request:
         self._head = b""  # of a stream, until its first piece leaves
         self.endpoint: Endpoint | None = None
         self.model: str | None = None  # the id of the deployment that it reaches
+        self.stages: Sequence[Stage] = ()  # of one that asks several models: what it asked each
         self.asked: list[str] | None = None  # the servers of it that it was sent to; None: it is for no model
         self.refusal: ApiError | None = None  # how it ended, where it did not end well
         self.status = 0  # of the answer, once its head is out
@@ -131,6 +140,11 @@ class Request:
         """The name that the client gave the request, if that is one: up to 512 printable characters."""
         id = self.header(b"x-client-request-id")
         return id if id is not None and len(id) <= 512 and id.isascii() and id.decode().isprintable() else None
+
+    @property
+    def lasted(self) -> float:
+        """Seconds until now."""
+        return time.perf_counter() - self.started_at
 
     @property
     def failed(self) -> int:
@@ -296,13 +310,20 @@ class Request:
                 observer.ended(self)
             self.gateway.leave()
             connection.running = None
-            self.bill = self.error_frames = None  # which know their request: a cycle would wait for the collector
+            self._forget()
             if self._keep_alive is not None:
                 self._keep_alive.cancel()
             if not self.body_read:
                 connection.discard_body()
             if self.exchange.transport.get_write_buffer_size():
                 connection.await_taken(self.gateway.config.server.write_timeout)
+
+    def _forget(self) -> None:
+        """What knows its request: a cycle would wait for the collector."""
+        for each in self.stages:
+            each.bill = None
+        self.bill = self.error_frames = self.renamed = None
+        self.stages = ()
 
     async def _answer(self, error: ApiError) -> None:
         if not self.started:

@@ -2,12 +2,18 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from handlers.door.billing import bill
 from handlers.door.errors import ApiError
 from handlers.door.lifetime import Headers, Release, Request
 from upstream.trace import ASKED
+
+
+class Part(NamedTuple):
+    """A stage's name in what is counted."""
+
+    route: str
 
 
 class Stage(Request):
@@ -26,9 +32,12 @@ class Stage(Request):
         self.started_at = request.started_at
         self.extra: dict[str, Any] = {}
         self.model = self.used = self.kept = self.bill = None
+        self.endpoint = Part(f"POST /v1/pipeline/{name}")
+        self.first_at = self.ended_at = 0.0
+        self.stages = ()
         self._before = request.upstream_seconds
         self._asked: list[str] = []  # the servers that stages before it were sent to
-        self._done = False
+        self._after: float | None = None
 
     def begin(self) -> None:
         """From now on an error is this stage's, and there is something to pay."""
@@ -36,17 +45,19 @@ class Stage(Request):
         self.started_at = time.perf_counter()
         self._before = request.upstream_seconds
         request.renamed = self._named
-        bill(request).stages.append(bill(self))
+        for each in (request, self):  # what the one owes is settled by the other's bill
+            bill(each)
+        request.stages = [*request.stages, self]
         if not self._is_claimed:  # it may leave this model's queue, whatever was sent to the last one
             self._asked, request.asked = request.asked or [], []
             ASKED.set(request.asked)
 
     async def end(self, *, kept: bool) -> None:
         """All of it ran; `kept`: the client has it. One that has left meanwhile hears no more."""
-        self._done = True
+        request = self.request
+        self.ended_at, self._after = time.perf_counter(), request.upstream_seconds
         if kept:
             self.kept = self.used
-        request = self.request
         request.finishes = self._is_claimed
         request.asked = [*self._asked, *(request.asked or ())]
         if self.exchange.disconnected:
@@ -73,7 +84,22 @@ class Stage(Request):
     @property
     def failed(self) -> int:
         """The status of the error that ended it; of one that was over, none did."""
-        return 0 if self._done else self.request.failed
+        return 0 if self.ended_at else self.request.failed
+
+    @property
+    def refusal(self) -> ApiError | None:  # type: ignore[override]
+        """How it ended, where it did not end well."""
+        return None if self.ended_at else self.request.refusal
+
+    @property
+    def status(self) -> int:  # type: ignore[override]
+        """Of the answer; where that is one to another stage, this one was well."""
+        return 200 if self.ended_at else self.request.status
+
+    @property
+    def lasted(self) -> float:
+        """Seconds until its end, or until now."""
+        return (self.ended_at or time.perf_counter()) - self.started_at
 
     @property
     def left(self) -> bool:  # type: ignore[override]
@@ -121,7 +147,7 @@ class Stage(Request):
     @property
     def upstream_seconds(self) -> float:
         """Its own; the whole has the sum."""
-        return self.request.upstream_seconds - self._before
+        return (self.request.upstream_seconds if self._after is None else self._after) - self._before
 
     @upstream_seconds.setter
     def upstream_seconds(self, value: float) -> None:

@@ -18,6 +18,7 @@ from handlers.seeing.metrics import NANO, ending
 if TYPE_CHECKING:
     from handlers.door.errors import ApiError
     from handlers.door.lifetime import Request
+    from handlers.door.stages import Stage
 
 log = logging.getLogger("conch")
 
@@ -25,6 +26,15 @@ EVERY = 0.1  # seconds between two writes
 ATOMIC = 4096  # bytes that a pipe takes as one, also from several workers: PIPE_BUF
 MOST = 64 << 20  # bytes that wait for a reader; what comes beyond is lost, and that is said
 STDOUT = 1
+
+
+class StageLine(msgspec.Struct, omit_defaults=True):
+    """What a request asked of one of several models."""
+
+    stage: str
+    model: str
+    total_ms: float
+    upstream_ms: float = 0.0
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -53,6 +63,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     characters: int = 0
     audio_ms: int = 0
     cost_usd: str = ""
+    stages: list[StageLine] = []
 
 
 class AccessLog:
@@ -100,17 +111,12 @@ class AccessLog:
         authority = request.authority or (request.take.authority if request.take is not None else None)
         if authority is not None:  # also of a key that was refused
             line.workspace, line.key = authority.key.workspace, authority.key.prefix
-        usage = request.bill.usage if request.bill is not None else None
-        if usage is not None:
-            units = usage.units
-            line.input_tokens, line.cached_tokens, line.output_tokens = (
-                units.input_tokens,
-                units.cached_tokens,
-                units.output_tokens,
-            )
-            line.images, line.characters, line.audio_ms = units.images, units.characters, units.milliseconds
-            if usage.cost:
-                line.cost_usd = f"{usage.cost // NANO}.{usage.cost % NANO:09d}"
+        cost = _add_usage(line, request)
+        if request.stages:
+            cost += sum(_add_usage(line, stage) for stage in request.stages)
+            line.stages = [_stage(stage) for stage in request.stages]
+        if cost:
+            line.cost_usd = f"{cost // NANO}.{cost % NANO:09d}"
         return line
 
     def _time(self) -> str:
@@ -162,6 +168,25 @@ class AccessLog:
         self._flush()
         self._pieces.put(None)
         await asyncio.to_thread(self._thread.join, 5)
+
+
+def _add_usage(line: Line, request: "Request") -> int:
+    """What a request used, or a stage of one. Returns its cost in nano-dollars."""
+    usage = request.bill.usage if request.bill is not None else None
+    if usage is None:
+        return 0
+    units = usage.units
+    line.input_tokens += units.input_tokens
+    line.cached_tokens += units.cached_tokens
+    line.output_tokens += units.output_tokens
+    line.images += units.images
+    line.characters += units.characters
+    line.audio_ms += units.milliseconds
+    return usage.cost
+
+
+def _stage(stage: "Stage") -> StageLine:
+    return StageLine(stage.name, stage.model or "", _ms(stage.lasted), _ms(stage.upstream_seconds))
 
 
 def _encode(line: Line) -> bytes:

@@ -13,8 +13,7 @@ from upstream.queue import Watcher
 
 if TYPE_CHECKING:
     from config import Model
-    from handlers.door.lifetime import Request
-    from handlers.door.wire import Endpoint
+    from handlers.door.lifetime import Endpoint, Request
     from store.records import Units
 
 PROVIDER = "triton"
@@ -136,8 +135,12 @@ class Metrics(Watcher):
 
     def ended(self, request: "Request", now: float) -> None:
         """A request has ended, at a perf_counter()."""
+        self.cells[self._in_flight] -= 1
+        self.count(request, now)
+
+    def count(self, request: "Request", now: float) -> None:
+        """What a request was, or a stage of one, that ended at a perf_counter()."""
         cells = self.cells
-        cells[self._in_flight] -= 1
         try:
             counted = self._counted[request.endpoint][request.model]
         except KeyError:
@@ -188,7 +191,7 @@ class Metrics(Watcher):
         if counted.model is not None:
             index = counted.place(families.DURATION, **counted.labels, error_type=code)
             _observe(cells, index, LONG, total)
-        if request.left or refusal is None:
+        if request.left or refusal is None or request.stages:  # of several models, the one's whose fault it is
             return
         if isinstance(refusal, DeploymentFailed | TimedOut):
             cells[counted.place(families.UPSTREAM_ERRORS, model=counted.model or "", code=code)] += 1
@@ -227,9 +230,9 @@ class Metrics(Watcher):
 
 def ending(request: "Request") -> tuple[int, str]:
     """The status of an answer that has ended, and the code of its error; of a stream that failed, both."""
-    if request.left:
-        return LEFT
     refusal = request.refusal
+    if request.left and refusal is not None:
+        return LEFT
     return request.status or LEFT[0], (refusal.code or refusal.type) if refusal is not None else ""
 
 

@@ -51,6 +51,8 @@ class Observer:
         now = perf_counter()
         if self.metrics is not None:
             self.metrics.ended(request, now)
+            for stage in request.stages:
+                self.metrics.count(stage, stage.started_at + stage.lasted)
         if self._log is not None:
             self._log.note(request, now)
         if self._tracer is not None:

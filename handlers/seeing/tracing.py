@@ -114,8 +114,11 @@ class Spans:
         sent = trace.sent_at
         if sent:
             times = at(sent), at(min(sent + request.upstream_seconds, now) if request.upstream_seconds else now)
-            name = f"{shared.get('gen_ai.operation.name', '')} {request.model}".strip()
-            self._end(name, SpanKind.CLIENT, trace, trace.client, trace.server, times, shared, code, failed)
+            self._end(_asked(shared), SpanKind.CLIENT, trace, trace.client, trace.server, times, shared, code, failed)
+        for stage in request.stages:
+            times, about = (at(stage.started_at), at(stage.started_at + stage.lasted)), self._shared(stage)
+            _, code = ending(stage)
+            self._end(_asked(about), SpanKind.INTERNAL, trace, _id(64), trace.server, times, about, code, code)
 
     def _shared(self, request: "Request") -> dict[str, Any]:
         """What OpenTelemetry's conventions for generative AI say of a request."""
@@ -164,6 +167,11 @@ class Spans:
             end_time=times[1],
         )
         self._batches.on_end(span)
+
+
+def _asked(about: Mapping[str, Any]) -> str:
+    """The name of a span: what is asked of a model; of several, it is Triton that is asked."""
+    return f"{about['gen_ai.operation.name']} {about['gen_ai.request.model']}" if about else "triton"
 
 
 def check(settings: Tracing) -> None:
