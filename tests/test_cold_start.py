@@ -188,6 +188,17 @@ def test_at_the_gateway(unloaded: Triton, tmp_path: Path) -> None:
         assert scrape("conch_cold_start_duration_seconds_sum", model="vllm") > 1.0
 
 
+def test_an_unload_is_seen(unloaded: Triton, tmp_path: Path) -> None:
+    conch = Conch(tmp_path, unloaded.url, CONFIG + 'idle_unload = "600ms"\n')
+    conch.workspace("acme")
+    with conch.running(CONCH_METRICS_TOKEN=TOKEN), Wire(conch.url, timeout=30) as wire:
+        assert list(Scrape(conch).found("conch_model_unloads_total")) == [({"model": "vllm"}, 0)]
+        wire.request("POST", "/v1/chat/completions", script("a"), **bearer(conch.key("acme")))
+        assert wire.answer().status == 200
+        await_true(lambda: Scrape(conch)("conch_model_unloads_total", model="vllm") == 1)
+        await_true(lambda: state(unloaded) == "UNAVAILABLE")
+
+
 def test_a_load_that_fails_is_seen(cold: Triton, tmp_path: Path) -> None:
     conch = Conch(tmp_path, cold.url, CONFIG.replace('model = "vllm"', 'model = "broken"'))
     conch.workspace("acme")

@@ -22,6 +22,19 @@ preset = "vllm"
 chat.template = "{root}/tests/plain.jinja"
 max_inflight = 1
 max_queue = 2
+
+[[models]]
+id = "elsewhere"
+task = "chat"
+upstream = "halved"
+model = "vllm"
+preset = "vllm"
+transport = "grpc"
+chat.template = "{root}/tests/plain.jinja"
+
+[upstreams.halved]
+urls = ["{triton}", "{triton}/"]
+grpc = ["127.0.0.1:9", "{grpc}"]
 """
 
 
@@ -63,6 +76,21 @@ def test_a_queue_is_seen_while_it_stands_and_in_what_it_cost(narrow: tuple[Conch
     assert since(before, after, f"{WAITS}_count", model="narrow") == 2, "the first found room, the fourth no queue"
     assert 0.01 < since(before, after, f"{WAITS}_sum", model="narrow") < 60
     assert since(before, after, "conch_queue_full_total", model="narrow") == 1
+
+
+def test_what_went_to_another_server_is_counted(narrow: tuple[Conch, str]) -> None:
+    """The first one's HTTP side works, so that its checks pass; its gRPC side refuses every connection."""
+    conch, key = narrow
+    retried = "conch_upstream_retries_total"
+    before = Scrape(conch)
+    assert list(before.found(retried, model="elsewhere")) == [({"model": "elsewhere"}, 0)], "there from the start"
+    with Wire(conch.url) as wire:
+        for _ in range(4):
+            assert say(wire, key, script("a", model="elsewhere")).answer().status == 200
+    after = Scrape(conch)
+    assert 1 <= since(before, after, retried, model="elsewhere") <= 4
+    assert since(before, after, retried) == since(before, after, retried, model="elsewhere")
+    assert since(before, after, "conch_upstream_errors_total") == 0, "nobody has seen it"
 
 
 HEAD = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"

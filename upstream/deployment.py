@@ -54,6 +54,7 @@ class Deployment:
         most = MAX_QUEUE if settings.max_queue is None else settings.max_queue
         self.queue = Queue(settings.id, most, self._take, watcher)
         self.loader = Loader(self, watcher) if settings.autoload else None
+        self._watcher = watcher
         self._task = TASKS[settings.task]()
         self._unprepared = "not checked yet"
         self._most = settings.max_inflight or sys.maxsize
@@ -310,6 +311,7 @@ class Deployment:
         others = [each for each in (*self.serving, *self._trials) if each not in tried]
         if others:
             self.retries += 1
+            self._watcher.retried(self.id)
             return _placed(min(others, key=_load))
         if self.loader is not None and isinstance(error, Unavailable) and error.absent and len(tried) < MOST_TRIED:
             return await self._turn(deadline)

@@ -211,6 +211,7 @@ class Loader:
             replica.lose(f"the model was unloaded: nobody had asked for it in {self._idle:g} s")
         deployment.refresh()
         self.unloads += 1
+        self._watcher.unloaded(deployment.id)
         try:
             await asyncio.gather(*(self._unload_from(replica) for replica in replicas))
         finally:

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Is told of what requests wait for at a model, by its deployment's id, in seconds; this one does not mind.
+    """Is told of what happens at a model, by its deployment's id, and what is waited for, in seconds; this one does not
+    mind.
 
-    Only those that wait tell it anything.
+    A request that is answered at once, where it is sent first, tells it nothing.
     """
 
     def queued(self, model: str) -> None:
@@ -31,6 +32,12 @@ class Watcher:
 
     def loaded(self, model: str, seconds: float, outcome: str) -> None:
         """Triton has taken so long to load it, or to say that it cannot: `outcome` is loaded or failed."""
+
+    def unloaded(self, model: str) -> None:
+        """Its servers are told to unload it: nobody has asked for long."""
+
+    def retried(self, model: str) -> None:
+        """Another server is asked what one before could not have run."""
 
 
 class Queue:

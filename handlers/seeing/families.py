@@ -84,6 +84,14 @@ COLD_START = Family(
 LOADS = Family(
     "conch_model_load_duration_seconds", "histogram", "What Triton took to load a model, or to fail to.", LOAD
 )
+UNLOADS = Family(
+    "conch_model_unloads_total", "counter", "Times that a model was unloaded since nobody had asked for it in long."
+)
+RETRIES = Family(
+    "conch_upstream_retries_total",
+    "counter",
+    "Times that another server was asked, since the one before could not have run the request.",
+)
 UPSTREAM_ERRORS = Family("conch_upstream_errors_total", "counter", "Requests that failed for the upstream's sake.")
 RATE_LIMITED = Family("conch_rate_limited_total", "counter", "Requests refused by a limit of their key or workspace.")
 CHARGED = Family("conch_credits_charged_usd_total", "counter", "Dollars that requests cost.")

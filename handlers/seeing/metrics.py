@@ -107,6 +107,9 @@ class Metrics(Watcher):
                 self._at_model(families.COLD_START, model.id)
                 for outcome in LOAD_OUTCOMES:
                     self._at_model(families.LOADS, model.id, outcome)
+            if model.idle_unload is not None:
+                self._at_model(families.UNLOADS, model.id)
+            self._at_model(families.RETRIES, model.id)
 
     def queued(self, model: str) -> None:
         self.cells[self._at_model(families.QUEUED, model)] += 1
@@ -123,6 +126,12 @@ class Metrics(Watcher):
 
     def loaded(self, model: str, seconds: float, outcome: str) -> None:
         _observe(self.cells, self._at_model(families.LOADS, model, outcome), LOAD, seconds)
+
+    def unloaded(self, model: str) -> None:
+        self.cells[self._at_model(families.UNLOADS, model)] += 1
+
+    def retried(self, model: str) -> None:
+        self.cells[self._at_model(families.RETRIES, model)] += 1
 
     def refused(self, error: ApiError) -> None:
         """A request was refused before it was one: of its head, nothing is believed."""
