@@ -9,8 +9,10 @@ from config import load
 from handlers.door.admission import judge
 from handlers.door.billing import Tariff
 from handlers.ops.values import dollars
-from store import Store, accounts, ledger, open_store
+from handlers.ops.webhooks.events import EVERY
+from store import Store, accounts, ledger, open_store, webhooks
 from store.records import Closing, Failure, Units, Usage
+from store.script import identify
 from tests.gateway import Conch
 
 TOKEN = "the operator's token, with ü"  # what a header carries as UTF-8
@@ -20,6 +22,11 @@ port = 0
 
 [store]
 url = "sqlite:{store}"
+
+[webhooks]
+private = true
+every = "200ms"
+retry = "1h"
 
 [plans.pro]
 spend_limit = "250"
@@ -137,6 +144,28 @@ async def _fill(store: Store, tariffs: dict[str, Tariff]) -> None:
         key = await store.run(ledger.create_key(ledger.mint(), **asked, by=by, now=at(days)))
         keys.append(key.id)
     await store.run(accounts.settle(_month(keys[:3], tariffs, at), at(0)))
+    await _tell(store, by, at)
+
+
+async def _tell(store: Store, by: str, at: Callable[[float], int]) -> None:
+    """Two webhooks, and what was sent to them: what is still to be sent goes to a name that nobody has."""
+    for url, workspace, types, said, days in (
+        ("https://ops.acme.example/conch", None, list(EVERY), "The pager", 30),
+        ("https://billing.acme.example/hooks", "acme", ["credits.low", "key.expiring"], "Invoices", 12),
+    ):
+        await store.run(webhooks.create(webhooks.mint(), workspace, url, types, said, by=by, now=at(days)))
+    for number, (ago, type, status, error) in enumerate(
+        (
+            (4.2, "deployment.down", 200, None),
+            (4.1, "deployment.up", 200, None),
+            (3.3, "credits.low", 500, "It answered with status 500."),
+            (1.4, "key.expiring", 204, None),
+        )
+    ):
+        await store.run(webhooks.put(type, "acme", identify("evt", at(ago) + number), "{}", at(ago)))
+        for due in await store.run(webhooks.claim(at(ago), lease=1, most=9)):
+            verdict = webhooks.Verdict(error is None, status, error)
+            await store.run(webhooks.judge(due.delivery, verdict, now=at(ago) + 1_000_000))
 
 
 def _month(keys: list[str], tariffs: dict[str, Tariff], at: Callable[[float], int]) -> list[Closing]:

@@ -6,7 +6,7 @@ import pytest
 
 from handlers.ops import dashboard
 from scripts.triton import Triton
-from tests.gateway import Conch
+from tests.gateway import ROOT, Conch
 from tests.raw import Answer, Wire
 
 FILES = sorted(
@@ -38,6 +38,8 @@ def test_every_file_is_served_as_what_it_is(wire: Wire) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
         weight += len(answer.body)
     assert weight < 300_000
+    told = f"The pages are {len(FILES)} small files and weigh {round(weight, -4) // 1000} kB"
+    assert told in (ROOT / "docs" / "dashboard.md").read_text(encoding="utf-8")
 
 
 def test_a_file_that_is_kept_is_not_sent_again(wire: Wire) -> None:

@@ -14,7 +14,7 @@ from tests.dashboard.eyes import Eyes
 from tests.dashboard.shop import HOSTILE, TOKEN
 from tests.gateway import Conch
 
-PAGES = ["Deployments", "API keys", "Usage", "Billing", "Playground", "Connect"]
+PAGES = ["Deployments", "API keys", "Usage", "Billing", "Playground", "Webhooks", "Connect"]
 SECRET = re.compile(r"rp_live_[0-9a-f]{64}")
 
 
@@ -232,7 +232,7 @@ async def test_all_of_it_by_keyboard(eyes: Eyes) -> None:
     await skip.focus()
     await expect(skip).to_be_in_viewport()
     seen = []
-    for _ in range(9):
+    for _ in range(10):
         await page.keyboard.press("Tab")
         seen.append(await page.evaluate("document.activeElement.innerText || document.activeElement.tagName"))
     assert [name for name in seen if name in PAGES] == PAGES

@@ -11,6 +11,7 @@ const PAGES = [
   ["usage", "Usage"],
   ["billing", "Billing"],
   ["playground", "Playground"],
+  ["webhooks", "Webhooks"],
   ["connect", "Connect"],
 ];
 const root = document.getElementById("root");
@@ -116,7 +117,7 @@ async function go(moved) {
   const main = document.getElementById("main");
   const { open } = await import(`./pages/${name}.js`);
   if (mine !== turn) return;
-  const needs = !["deployments", "connect"].includes(name);
+  const needs = !["deployments", "webhooks", "connect"].includes(name);
   const { view, close = () => {} } = needs && !current() ? nobody(label) : open(current());
   cleanUp = close;
   main.replaceChildren(view);
