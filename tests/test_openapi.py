@@ -155,6 +155,22 @@ def test_admin_is_told_only_where_it_is_open(monkeypatch: pytest.MonkeyPatch) ->
     assert not [path for path in paths if path.startswith("/admin")]
 
 
+def test_every_answer_has_an_example(made: dict[str, Any]) -> None:
+    """Those in JSON, errors too, and an event of every stream; the document is its own."""
+    shown = 0
+    for path, item in made["paths"].items():
+        for method in item.keys() & {"get", "post", "patch", "delete"}:
+            for status, answer in item[method]["responses"].items():
+                name = answer.get("$ref", "").rpartition("/")[2]
+                content = (made["components"]["responses"][name] if name else answer).get("content", {})
+                for kind in content.keys() & {"application/json", "text/event-stream"}:
+                    shown += 1
+                    assert path == "/v1/openapi.json" or content[kind].keys() & {"example", "examples"}, (
+                        f"{method} {path} {status} {kind}"
+                    )
+    assert shown > 500
+
+
 def test_every_example_fits_its_schema(made: dict[str, Any]) -> None:
     count = 0
     for _, _, operation in operations(made):

@@ -1,4 +1,4 @@
-"""Triton, or the way there, fails in every way that the proxy knows, at every endpoint: docs/upstreams.md tells the end."""
+"""Triton, or the way there, fails in every way that the proxy knows, at every endpoint; docs/upstreams.md has it."""
 
 import asyncio
 import re

@@ -19,30 +19,17 @@ from handlers.door.errors import (
     Unauthenticated,
 )
 from handlers.door.multipart import Upload
-from handlers.door.schemas import audio, chat, completions, embeddings, images, models, pipeline, rerank, responses
-from handlers.ops import admin, cards
+from handlers.door.schemas import audio, chat, completions, embeddings, images, pipeline, rerank, responses
+from handlers.ops import admin
+from handlers.ops.cards import Page
+from handlers.ops.openapi.answers import ANSWERS, CREATED, SEA
 from handlers.ops.webhooks import admin as webhooks
-from handlers.ops.webhooks import desk, events
+from handlers.ops.webhooks import events
 
 Named = dict[str, msgspec.Struct]
 
 WEATHER: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-SEA = "What is Conch?"
 FILE = Upload("hello.wav")
-CREATED = 1_767_225_600
-USAGE = chat.Usage(12, 5, 17)
-WEBHOOK = (
-    "wh_4f6d8a",
-    "acme",
-    "https://example.com/acme",
-    ["credits.low"],
-    "",
-    CREATED * 1_000_000,
-    None,
-    None,
-    None,
-)
-KEY = ("key_4f6d8a", "acme", "website", "rp_live_3f9a", None, None, None, CREATED * 1_000_000, None, None, None, None)
 
 # A body's examples, and the task of the model that they name.
 REQUESTS: dict[type[msgspec.Struct], tuple[str | None, Named]] = {
@@ -112,63 +99,6 @@ REQUESTS: dict[type[msgspec.Struct], tuple[str | None, Named]] = {
         },
     ),
     webhooks.WebhookChange: (None, {"disabled": webhooks.WebhookChange(enabled=False)}),
-}
-# What they are answered with; of a union the first. Of a stream, one event.
-ANSWERS: dict[type[msgspec.Struct], msgspec.Struct] = {
-    chat.ChatCompletion: chat.ChatCompletion(
-        "chatcmpl-7f0c", CREATED, "assistant", [chat.Choice(0, chat.AnswerMessage("A gateway."), "stop")], USAGE
-    ),
-    chat.ChatCompletionChunk: chat.ChatCompletionChunk(
-        "chatcmpl-7f0c", CREATED, "assistant", [chat.ChunkChoice(0, chat.ChunkDelta(content="A"))], None
-    ),
-    completions.Completion: completions.Completion(
-        "cmpl-7f0c", CREATED, "assistant", [completions.CompletionChoice("1, 2, 3", 0, None, "stop")], USAGE
-    ),
-    embeddings.EmbeddingList: embeddings.EmbeddingList(
-        [embeddings.Embedding(0, [0.25, -0.5, 0.75])], "minilm", embeddings.EmbeddingUsage(7, 7)
-    ),
-    rerank.Reranking: rerank.Reranking(
-        "reranker", [rerank.RerankResult(1, 0.98, 0.98)], 2, embeddings.EmbeddingUsage(19, 19)
-    ),
-    images.ImagesResponse: images.ImagesResponse(CREATED, [images.Picture(b64_json=b"\x89PNG")], "png", "256x256"),
-    audio.Transcription: audio.Transcription("Good morning.", audio.Duration(0.9)),
-    audio.Translation: audio.Translation("Good morning."),
-    audio.SpeechAudioDelta: audio.SpeechAudioDelta("SUQzBA=="),
-    audio.TranscriptTextDelta: audio.TranscriptTextDelta("Good"),
-    pipeline.PipelineAnswer: pipeline.PipelineAnswer(
-        "turn-7f0c",
-        CREATED,
-        "pipe_voice",
-        pipeline.PipelineModels("listener", "assistant", "voice"),
-        SEA,
-        "A gateway.",
-        "stop",
-        pipeline.PipelineAudio("SUQzBA==", "mp3"),
-        pipeline.PipelineUsage(audio.Duration(0.9), USAGE, pipeline.SpokenUsage(10, 0.8)),
-    ),
-    pipeline.TranscriptDelta: pipeline.TranscriptDelta("What is"),
-    models.ModelCard: models.ModelCard("assistant", CREATED, "conch"),
-    models.ModelList: models.ModelList([models.ModelCard("assistant", CREATED, "conch")]),
-    models.Health: models.Health("ok"),
-    cards.KeyCard: cards.KeyCard(*KEY),
-    cards.NewKey: cards.NewKey(*KEY, "rp_live_" + "3f9a" * 16),
-    cards.WorkspaceCard: cards.WorkspaceCard("acme", "pro", None, "100.00", "5.00", "25.00", CREATED * 1_000_000),
-    desk.WebhookCard: desk.WebhookCard(*WEBHOOK),
-    desk.NewWebhook: desk.NewWebhook(*WEBHOOK, "whsec_" + "3f9a" * 16),
-    desk.DeliveryCard: desk.DeliveryCard(
-        "dlv_4f6d8a",
-        "wh_4f6d8a",
-        "evt_4f6d8a",
-        "credits.low",
-        "delivered",
-        CREATED * 1_000_000,
-        1,
-        CREATED * 1_000_000,
-        None,
-        200,
-        None,
-    ),
-    cards.AccountCard: cards.AccountCard("acme", "25.00", "0.00", "2026-01", "3.20", "100.00"),
 }
 EVENTS: tuple[events.Event, ...] = (
     events.CreditsLowEvent("evt_4f6d8a", CREATED, data=events.CreditsLow("acme", "4.98", "5.00", None)),
@@ -250,6 +180,8 @@ def event(kind: Any) -> dict[str, Any]:
 
 
 def _shown(kind: Any) -> msgspec.Struct | None:
+    if get_origin(kind) is Page:
+        return Page([ANSWERS[get_args(kind)[0]]], False, None)
     members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     return next((ANSWERS[each] for each in members if each in ANSWERS), None)
 
