@@ -10,10 +10,11 @@ from scripts.triton import Triton
 from tests.gateway import Conch
 from tests.postgres_fixture import postgres
 from tests.raw import Wire, quiet
+from tests.receiver import receiver
 from tests.stores import url
 from tests.triton_fixture import triton
 
-__all__ = ["postgres", "triton", "url"]
+__all__ = ["postgres", "receiver", "triton", "url"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

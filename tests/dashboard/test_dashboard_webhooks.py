@@ -1,9 +1,7 @@
 """The page of webhooks, in a real Chromium: made, tried, rotated, disabled and deleted, before a real receiver."""
 
 import re
-from collections.abc import AsyncIterator
 
-import pytest
 from aiohttp import web
 from playwright.async_api import Locator, expect
 
@@ -12,17 +10,9 @@ from handlers.ops.webhooks.events import EVERY, OF_WORKSPACE
 from tests.dashboard.eyes import Eyes
 from tests.dashboard.test_dashboard_pages import asked
 from tests.gateway import Conch
-from tests.test_webhooks import Receiver, verified
+from tests.receiver import Receiver, verified
 
 SECRET = re.compile(r"whsec_[0-9a-f]{64}")
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    await receiver.open()
-    yield receiver
-    await receiver.close()
 
 
 def table(eyes: Eyes, name: str) -> Locator:
