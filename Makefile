@@ -22,8 +22,9 @@ test: setup-test  ## every test; make test ARGS="-k chat -x"
 test-sdk: setup-test setup-sdk  ## every client of docs/clients.md, for real; ARGS=--write writes what works into it
 	@$(VENV) -m pytest -m sdk tests/sdk $(ARGS)
 
-chaos: setup-test  ## Triton fails in every way, under hundreds of clients; ARGS=--write writes the table of docs/upstreams.md
+chaos: setup-test  ## Triton fails in every way, under hundreds of clients; ARGS=--write writes the README's table
 	@$(VENV) -m pytest tests/chaos --long -o log_cli=true --log-cli-level=INFO $(ARGS)
+
 fuzz: setup-fuzz  ## bad input: every operation of the API, and three parsers; ARGS="api --cases 2000" or "sse --minutes 10"
 	@.venv-fuzz/bin/python -m tests.fuzz $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The table in docs/upstreams.md of what clients see while Triton fails, written from what the tests saw."""
+"""The README's table of what clients see while Triton fails, written from what the tests saw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.chaos.endpoints import Endpoint
 from tests.chaos.stand import Outcome
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "upstreams.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- faults: written by make chaos ARGS=--write -->\n", "<!-- end of faults -->"
 HEAD = ["Triton, or the way there", "whole answers", "streams", "over gRPC", "paid", "where there are two"]
 SAME = "the same"
@@ -43,7 +43,7 @@ def table(results: Results) -> str:
 
 def with_table(text: str, results: Results) -> str:
     """The page with the table between its marks."""
-    assert BEGIN in text, f"the page lacks the mark {BEGIN!r}"
+    assert BEGIN in text, f"the README lacks the mark {BEGIN!r}"
     pattern = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
     return re.sub(pattern, lambda _: f"{BEGIN}\n{table(results)}\n{END}", text, flags=re.DOTALL)
 

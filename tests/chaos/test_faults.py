@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.endpoints import ENDPOINTS, PAIR, PATIENCE, Endpoint
-from tests.chaos.page import PAGE, Results, with_table
+from tests.chaos.page import README, Results, with_table
 from tests.chaos.proxy import (
     FAULTS,
     OVER_GRPC,
@@ -131,7 +131,7 @@ def test_no_fault_costs_much_memory(stand: Stand) -> None:
 def test_the_readme_says_so(write: bool) -> None:
     if set(results.instead) != set(NAMES):
         pytest.skip("not every fault was tried")
-    text = PAGE.read_text()
+    text = README.read_text()
     if write:
-        PAGE.write_text(with_table(text, results))
-    assert PAGE.read_text() == with_table(text, results), "docs/upstreams.md differs; make chaos ARGS=--write"
+        README.write_text(with_table(text, results))
+    assert README.read_text() == with_table(text, results), "the README differs; make chaos ARGS=--write"
