@@ -27,6 +27,8 @@ Metadata = Annotated[
 class Tagged(msgspec.Struct, forbid_unknown_fields=True, tag_field="type"):
     """What clients send and get alike; in an answer every field is there."""
 
+    type_left_out: ClassVar[bool] = False  # clients may leave it out: nothing else is like it there
+
 
 class Entry(Tagged):
     """An item of a conversation: clients may send null for what it may lack."""
@@ -54,10 +56,14 @@ class Refusal(Tagged, tag="refusal"):
 
 
 class SummaryText(Tagged, tag="summary_text"):
+    type_left_out: ClassVar[bool] = True
+
     text: str
 
 
 class ReasoningText(Tagged, tag="reasoning_text"):
+    type_left_out: ClassVar[bool] = True
+
     text: str
 
 
@@ -67,6 +73,8 @@ InputPart = InputText | InputImage
 
 class Message(Entry, tag="message"):
     """What was said, by whom."""
+
+    type_left_out: ClassVar[bool] = True
 
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[MessagePart]
@@ -113,6 +121,8 @@ OutputItem = Message | FunctionCall | Reasoning
 
 
 class FunctionTool(Tagged, tag="function"):
+    type_left_out: ClassVar[bool] = True
+
     name: FunctionKey
     parameters: dict[str, Any] | None = None
     description: str | None = None

@@ -89,6 +89,8 @@ def _complete(schema: dict[str, Any], struct: msgspec.inspect.StructType) -> Non
             known = schema["properties"][field.encode_name]
             if not field.required and NULL not in known.get("anyOf", ()):
                 schema["properties"][field.encode_name] = {"anyOf": [known, NULL]}
+    if getattr(struct.cls, "type_left_out", False):
+        schema["required"].remove("type")
     config = (get_origin(struct.cls) or struct.cls).__struct_config__
     if config.forbid_unknown_fields or config.omit_defaults:
         return
