@@ -221,7 +221,7 @@ class ResponseRequest(Body):
                 )
         for item in items if isinstance(items, list) else ():
             if isinstance(item, dict):
-                for name in [name for name, value in item.items() if value is None]:
+                for name in [name for name, value in item.items() if value is None and name != "type"]:
                     del item[name]
                 item.pop("parsed_arguments", None)
                 if "role" in item:
