@@ -322,7 +322,7 @@ class Request:
         """What knows its request: a cycle would wait for the collector."""
         for each in self.stages:
             each.bill = None
-        self.bill = self.error_frames = self.renamed = None
+        self.bill = self.used = self.error_frames = self.renamed = None
         self.stages = ()
 
     async def _answer(self, error: ApiError) -> None:
