@@ -45,10 +45,11 @@ async def books(shop: Conch) -> AsyncIterator[Books]:
         yield books
 
 
-async def rows(books: Books, id: str) -> dict[str, tuple[Units, int, int | None]]:
+async def rows(books: Books, id: str) -> dict[str, tuple[Units, int, int]]:
     """Of a request, by stage: units, cost, microseconds."""
     usage = await books.usage(Customer("voiced", ""))
-    return {row.id.rpartition("-")[2]: (row.units, row.cost, row.duration) for row in usage if row.id.startswith(id)}
+    of = [row for row in usage if row.id.startswith(id)]
+    return {row.id.rpartition("-")[2]: (row.units, row.cost, row.duration or 0) for row in of}
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
