@@ -25,7 +25,7 @@ SECRET = "hunter2 at 10.11.12.13:8001"
 GARBAGE = Random(6).randbytes(4096)
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: a close is a reset
 DRIPPED = 2000  # bytes that a drip sends one by one
-PAUSE = 0.05
+PAUSE = 0.2
 """Seconds before a cut: gRPC forgets what it has not handed on when its connection ends."""
 OTHER = {b"FP32": b"INT8", b"BYTES": b"INT64", b"UINT8": b"INT16", b"INT16": b"UINT8"}
 """Of each datatype, one whose name is as long."""
