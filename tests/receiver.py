@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -104,6 +105,14 @@ async def receiver() -> AsyncIterator[Receiver]:
     await receiver.open()
     yield receiver
     await receiver.close()
+
+
+def opened(folder: Path) -> Conch:
+    """A gateway that is not started yet, before no Triton, and the workspace acme with ten dollars."""
+    conch = Conch(folder, "http://127.0.0.1:1", CONFIG)
+    conch.workspace("acme")
+    conch.command("credits", "grant", "acme", "10")
+    return conch
 
 
 def create(conch: Conch, url: str, *arguments: str) -> Any:

@@ -14,17 +14,13 @@ from store import Store, open_store
 from store.script import Statement
 from tests.gateway import Conch
 from tests.priced import judge
-from tests.receiver import CONFIG, DOC, Receiver, create, spend, verified
+from tests.receiver import CONFIG, DOC, Receiver, create, opened, spend, verified
 from tests.stores import new_database
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Conch:
-    """A gateway that is not started yet, before no Triton, and the workspace acme with ten dollars."""
-    conch = Conch(tmp_path, "http://127.0.0.1:1", CONFIG)
-    conch.workspace("acme")
-    conch.command("credits", "grant", "acme", "10")
-    return conch
+    return opened(tmp_path)
 
 
 # Signatures

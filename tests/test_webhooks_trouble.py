@@ -9,18 +9,14 @@ import pytest
 from aiohttp import web
 
 from tests.gateway import Conch
-from tests.receiver import CONFIG, Received, Receiver, create, delivered, deliveries, spend, verified
+from tests.receiver import Received, Receiver, create, delivered, deliveries, opened, spend, verified
 from tests.test_admin import TOKEN, ask, done
 from tests.test_imports import imported
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Conch:
-    """A gateway that is not started yet, before no Triton, and the workspace acme with ten dollars."""
-    conch = Conch(tmp_path, "http://127.0.0.1:1", CONFIG)
-    conch.workspace("acme")
-    conch.command("credits", "grant", "acme", "10")
-    return conch
+    return opened(tmp_path)
 
 
 # What does not arrive at once

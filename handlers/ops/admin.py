@@ -47,9 +47,7 @@ PerMinute = Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_MINUTE)]
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$", max_length=200)]  # PostgreSQL takes no NUL
 Cursor = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$", max_length=2000)]
 Usd = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^[0-9]{1,12}(\.[0-9]{1,9})?$"})]  # values.dollars
-WorkspaceName = Annotated[  # values.workspace_name
-    str, msgspec.Meta(extra_json_schema={"pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"})
-]
+WorkspaceName = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{values.NAME.pattern}$"})]
 Time = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 

@@ -9,7 +9,7 @@ MOST_DOLLARS = 10_000_000  # at once: hundreds of such amounts stay within 64 bi
 FOREVER = {"none", "never"}
 LONGEST, LATEST = timedelta(days=36_500), 2999  # a span, and the year of a moment
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SPAN = re.compile(r"([0-9]{1,12})(s|m|h|d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DOLLARS = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?")
@@ -17,7 +17,7 @@ _DOLLARS = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?")
 
 def workspace_name(text: str) -> str:
     """The name of a new workspace. Raises ValueError."""
-    if _NAME.fullmatch(text) is None:
+    if NAME.fullmatch(text) is None:
         raise ValueError(f"{text[:100]!r} is not 1 to 64 of A-Z a-z 0-9 . _ - that begin with a letter or digit")
     return text
 

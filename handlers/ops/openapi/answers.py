@@ -7,7 +7,7 @@ from handlers.door.schemas import response_events as told
 from handlers.ops import about, cards, check, deployments
 from handlers.ops.webhooks import desk
 
-SEA = "What is Conch?"
+QUESTION = "What is Conch?"
 CREATED = 1_767_225_600
 USAGE = chat.Usage(12, 5, 17)
 WEBHOOK = (
@@ -22,7 +22,7 @@ WEBHOOK = (
     None,
 )
 KEY = ("key_4f6d8a", "acme", "website", "rp_live_3f9a", None, None, None, CREATED * 1_000_000, None, None, None, None)
-ASKED = responses.Message("user", [responses.InputText(SEA)], "msg_4f6d")
+ASKED = responses.Message("user", [responses.InputText(QUESTION)], "msg_4f6d")
 RESPONSE = responses.Response(
     id="resp_7f0c",
     created_at=CREATED,
@@ -87,7 +87,7 @@ ANSWERS: dict[type[msgspec.Struct], msgspec.Struct] = {
         CREATED,
         "pipe_voice",
         pipeline.PipelineModels("listener", "assistant", "voice"),
-        SEA,
+        QUESTION,
         "A gateway.",
         "stop",
         pipeline.PipelineAudio("SUQzBA==", "mp3"),

@@ -22,7 +22,7 @@ from handlers.door.multipart import Upload
 from handlers.door.schemas import audio, chat, completions, embeddings, images, pipeline, rerank, responses
 from handlers.ops import admin
 from handlers.ops.cards import Page
-from handlers.ops.openapi.answers import ANSWERS, CREATED, SEA
+from handlers.ops.openapi.answers import ANSWERS, CREATED, QUESTION
 from handlers.ops.webhooks import admin as webhooks
 from handlers.ops.webhooks import events
 
@@ -36,9 +36,9 @@ REQUESTS: dict[type[msgspec.Struct], tuple[str | None, Named]] = {
     chat.ChatRequest: (
         "chat",
         {
-            "whole": chat.ChatRequest([chat.UserMessage(SEA)]),
+            "whole": chat.ChatRequest([chat.UserMessage(QUESTION)]),
             "streamed": chat.ChatRequest(
-                [chat.SystemMessage("Answer briefly."), chat.UserMessage(SEA)],
+                [chat.SystemMessage("Answer briefly."), chat.UserMessage(QUESTION)],
                 stream=True,
                 stream_options=chat.StreamOptions(include_usage=True),
                 max_completion_tokens=64,
@@ -61,19 +61,23 @@ REQUESTS: dict[type[msgspec.Struct], tuple[str | None, Named]] = {
     responses.ResponseRequest: (
         "chat",
         {
-            "text": responses.ResponseRequest(SEA, store=False),
+            "text": responses.ResponseRequest(QUESTION, store=False),
             "items": responses.ResponseRequest(
-                [responses.Message("user", SEA)], instructions="Answer briefly.", stream=True, store=False
+                [responses.Message("user", QUESTION)], instructions="Answer briefly.", stream=True, store=False
             ),
         },
     ),
     embeddings.EmbeddingRequest: (
         "embedding",
-        {"texts": embeddings.EmbeddingRequest(["A conch is a shell.", SEA], encoding_format="float")},
+        {"texts": embeddings.EmbeddingRequest(["A conch is a shell.", QUESTION], encoding_format="float")},
     ),
     rerank.RerankRequest: (
         "rerank",
-        {"best": rerank.RerankRequest(SEA, ["Rice is boiled.", "A conch is a shell."], top_n=1, return_documents=True)},
+        {
+            "best": rerank.RerankRequest(
+                QUESTION, ["Rice is boiled.", "A conch is a shell."], top_n=1, return_documents=True
+            )
+        },
     ),
     images.ImageRequest: ("image", {"whole": images.ImageRequest("a red sailboat on the sea", size="256x256")}),
     audio.SpeechRequest: ("speech", {"mp3": audio.SpeechRequest("Good morning.", voice="alloy")}),
